@@ -1,0 +1,561 @@
+"""Tests of hsd.py: every one asserts numbers, against a dense float64 oracle, an invariant, or a hand-worked example."""
+import copy
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+import hsd
+from hsd import Config, Problem, Rollout
+
+ROOT = Path(hsd.__file__).parent
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+def dense_terms(student_hidden, teacher_hidden, head, tokens=None):
+    """The oracle: (kl, log pi_S(o), log pi_T(o)), each [T], by plain log_softmax in the inputs' dtype."""
+    student = (student_hidden @ head.T).log_softmax(-1)
+    teacher = (teacher_hidden.detach() @ head.detach().T).log_softmax(-1)
+    kl = (teacher.exp() * (teacher - student)).sum(-1)
+    if tokens is None:
+        return kl
+    at = tokens[:, None]
+    return kl, student.gather(-1, at)[:, 0], teacher.gather(-1, at)[:, 0]
+
+
+def hidden_states(T=37, H=16, V=101, gap=1.0, seed=0):
+    """Student and teacher hidden states [T,H] that are `gap` apart, and a head [V,H]; float64."""
+    g = torch.Generator().manual_seed(seed)
+    student = torch.randn(T, H, generator=g, dtype=torch.float64)
+    teacher = student + gap * torch.randn(T, H, generator=g, dtype=torch.float64)
+    return student, teacher, torch.randn(V, H, generator=g, dtype=torch.float64)
+
+
+def relative_error(got, want):
+    return ((got.double() - want.double()).norm() / want.double().norm()).item()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """(tokenizer, model) of data/tiny-qwen3; tests that train copy it."""
+    path = ROOT / "data" / "tiny-qwen3"
+    return AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
+
+
+def random_model(seed=0, dtype=torch.float32, V=64):
+    torch.manual_seed(seed)
+    config = Qwen3Config(vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+                         tie_word_embeddings=True)
+    return Qwen3ForCausalLM(config).to(dtype).eval()
+
+
+def some_rollouts(count=7, V=64, seed=0):
+    """Rollouts of different lengths, with made-up prompts and responses."""
+    rng = random.Random(seed)
+
+    def ids(n):
+        return [rng.randrange(V) for _ in range(n)]
+    return [Rollout(Problem("q", "1"), ids(rng.randint(2, 9)), ids(rng.randint(1, 20)), "", False,
+                    context={"answer": "1"}, teacher_prompt=ids(rng.randint(9, 30))) for _ in range(count)]
+
+
+def config_for(tmp_path, **changes):
+    return Config(**{"out": str(tmp_path / "run"), "compile": False, **changes})
+
+
+def group_of(rewards, tokenizer, problem=Problem("1+1=?", "2"), responses=None):
+    responses = responses or [tokenizer(f"attempt {i}").input_ids for i in range(len(rewards))]
+    return [Rollout(problem, [1], response, "", False, reward=float(r)) for r, response in zip(rewards, responses)]
+
+
+# ---- credit and loss (Eq. 2, 10, 13) -------------------------------------------------------------
+
+@pytest.mark.parametrize("T,chunk", [(37, 8), (37, 64), (37, 37), (1, 4), (64, 1)])
+def test_kl_and_gradients_equal_a_dense_float64_oracle(T, chunk):
+    student, teacher, head = hidden_states(T)
+    weights = torch.rand(T, dtype=torch.float64)
+    s64, w64 = student.clone().requires_grad_(), head.clone().requires_grad_()
+    kl64 = dense_terms(s64, teacher, w64)
+    (weights * kl64).sum().backward()
+    s32, w32 = student.float().requires_grad_(), head.float().requires_grad_()
+    loss, kl = hsd.kl_teacher_student(s32, teacher.float(), w32, weights.float(), chunk)
+    loss.backward()
+    assert kl.dtype == torch.float32 and kl.shape == (T,) and not kl.requires_grad
+    assert relative_error(kl, kl64) < 1e-5 and relative_error(loss, (weights * kl64).sum()) < 1e-5
+    assert relative_error(s32.grad, s64.grad) < 1e-5 and relative_error(w32.grad, w64.grad) < 1e-5
+
+
+def test_default_weights_are_the_mean():
+    student, teacher, head = (x.float() for x in hidden_states())
+    loss, kl = hsd.kl_teacher_student(student, teacher, head, None, 8)
+    assert loss.item() == pytest.approx(kl.mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("target", [5.0, 0.07, 0.005])
+def test_gradient_from_bf16_hidden_states_is_within_one_percent(target):
+    student, teacher, head = hidden_states(T=64, H=128, V=1000)
+    head = head * 0.2
+    scale = 1.0
+    for _ in range(60):                                 # a gap that gives the KL asked for
+        kl = dense_terms(student, student + scale * (teacher - student), head).mean().item()
+        scale *= min(2.0, max(0.5, (target / kl) ** 0.5))
+    teacher = student + scale * (teacher - student)
+    student, teacher, head = (x.bfloat16() for x in (student, teacher, head))
+    s64, w64 = student.double().requires_grad_(), head.double().requires_grad_()
+    kl64 = dense_terms(s64, teacher.double(), w64)
+    kl64.mean().backward()
+    assert 0.7 * target < kl64.mean().item() < 1.5 * target
+    s16, w16 = student.clone().requires_grad_(), head.clone().requires_grad_()
+    loss, kl = hsd.kl_teacher_student(s16, teacher, w16, None, 16)
+    loss.backward()
+    assert relative_error(kl, kl64) < 1e-3
+    assert relative_error(s16.grad, s64.grad) < 0.01 and relative_error(w16.grad, w64.grad) < 0.01
+
+
+def test_same_context_gives_exactly_zero():
+    student, _, head = (x.float() for x in hidden_states())
+    s, w = student.clone().requires_grad_(), head.clone().requires_grad_()
+    loss, kl = hsd.kl_teacher_student(s, student, w, None, 8)
+    loss.backward()
+    assert loss.item() == 0 and kl.abs().max() == 0
+    assert s.grad.abs().max() < 1e-7 and w.grad.abs().max() < 1e-7
+
+
+def test_the_head_learns_nothing_from_the_teacher():
+    student, teacher, head = (x.float() for x in hidden_states())
+    t, w = teacher.clone().requires_grad_(), head.clone().requires_grad_()
+    hsd.kl_teacher_student(student, t, w, None, 8)[0].backward()
+    assert t.grad is None
+    w64 = head.double().requires_grad_()
+    student_side = (student.double() @ w64.T).log_softmax(-1)
+    teacher_side = (teacher.double() @ w64.T).log_softmax(-1)
+    wrong, = torch.autograd.grad((teacher_side.exp() * (teacher_side - student_side)).sum(-1).mean(), w64,
+                                 retain_graph=True)
+    fixed = teacher_side.detach()
+    right, = torch.autograd.grad((fixed.exp() * (fixed - student_side)).sum(-1).mean(), w64)
+    assert relative_error(w.grad, right) < 1e-5 and relative_error(w.grad, wrong) > 0.3
+
+
+def test_reference_kl_and_log_prob_gradients_equal_the_oracle():
+    student, teacher, head = hidden_states()
+    reference, reference_head = teacher.flip(0), head + 0.1
+    tokens = torch.arange(len(student)) * 7 % len(head)
+    g = torch.rand(3, len(student), dtype=torch.float64)
+    s64, w64 = student.clone().requires_grad_(), head.clone().requires_grad_()
+    kl, logp, _ = dense_terms(s64, teacher, w64, tokens)
+    log_s, log_r = (s64 @ w64.T).log_softmax(-1), (reference @ reference_head.T).log_softmax(-1)
+    kl_reference = (log_s.exp() * (log_s - log_r)).sum(-1)
+    (g[0] @ kl + g[1] @ kl_reference + g[2] @ logp).backward()
+    s, w = student.float().requires_grad_(), head.float().requires_grad_()
+    terms = hsd.TokenTerms(*hsd.ChunkedHead.apply(s, w, teacher.float(), head.float(), reference.float(),
+                                                  reference_head.float(), tokens, 8, hsd.PLAIN))
+    (g[0].float() @ terms.kl + g[1].float() @ terms.kl_reference + g[2].float() @ terms.student_logp).backward()
+    assert relative_error(terms.kl_reference, kl_reference) < 1e-5
+    assert relative_error(terms.entropy, -(log_s.exp() * log_s).sum(-1)) < 1e-5
+    assert relative_error(s.grad, s64.grad) < 1e-5 and relative_error(w.grad, w64.grad) < 1e-5
+
+
+def test_compiled_kernels_equal_the_plain_ones():
+    config = Config(compile=True)
+    kernels = hsd.load_kernels(config, "cpu")
+    student, teacher, head = (x.float() for x in hidden_states(T=21))
+    tokens = torch.arange(21)
+    results = []
+    for k in (hsd.PLAIN, kernels):
+        s, w = student.clone().requires_grad_(), head.clone().requires_grad_()
+        terms = hsd.TokenTerms(*hsd.ChunkedHead.apply(s, w, teacher, head, None, None, tokens, 8, k))
+        (terms.kl.sum() + terms.student_logp.sum()).backward()
+        results.append((terms.kl, terms.student_logp, s.grad, w.grad))
+    for plain, compiled in zip(*results):
+        assert relative_error(compiled, plain) < 1e-5
+
+
+def test_both_read_the_response_positions_under_any_padding():
+    """hidden_and_head equals what a padded and masked forward pass gives, whichever side is padded."""
+    model = random_model().double()
+    rollouts = some_rollouts()
+    prompts, responses = [r.teacher_prompt for r in rollouts], [r.response for r in rollouts]
+    got, _ = hsd.hidden_and_head(model, prompts, responses)
+    width = max(len(p) + len(o) for p, o in zip(prompts, responses))
+    for side in ("left", "right"):
+        ids, mask, keep = [], [], []
+        for p, o in zip(prompts, responses):
+            row, pad = p + o, [0] * (width - len(p) - len(o))
+            ids.append(pad + row if side == "left" else row + pad)
+            mask.append([0] * len(pad) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pad))
+            start = len(p) - 1 + (len(pad) if side == "left" else 0)
+            keep.append(range(start, start + len(o)))
+        mask = torch.tensor(mask)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        hidden = model.model(input_ids=torch.tensor(ids), attention_mask=mask, position_ids=positions).last_hidden_state
+        want = torch.cat([h[list(k)] for h, k in zip(hidden, keep)])
+        assert (got - want).abs().max() < 1e-10
+
+
+def run_update(tmp_path, rollouts, **changes):
+    """One update of a random model: (metrics, gradient sums before the step)."""
+    config = config_for(tmp_path, max_grad_norm=1e9, **changes)
+    student, initial = random_model(), random_model(seed=1).requires_grad_(False)
+    models = hsd.Models(student, student, initial, hsd.PLAIN)
+    optimizer = hsd.MasterAdamW(student, config)
+    seen = []
+    step = optimizer.step
+    optimizer.step = lambda loss: (seen.extend(t.clone() for t in optimizer.sums), step(loss))[1]
+    return hsd.update(models, optimizer, rollouts, 0, config), seen
+
+
+def test_loss_and_gradient_do_not_depend_on_micro_batches_or_chunks(tmp_path):
+    rollouts = some_rollouts()
+    (want, want_sums), *others = [run_update(tmp_path, rollouts, micro_batch_tokens=budget, chunk_tokens=chunk)
+                                  for budget, chunk in ((10**6, 256), (1, 256), (90, 7), (120, 16))]
+    assert len(hsd.micro_batches(rollouts, 1)) == len(rollouts) and len(hsd.micro_batches(rollouts, 10**6)) == 1
+    for got, sums in others:
+        for name in ("loss", "kl", "kl_reference", "entropy", "grad_norm"):
+            assert got[name] == pytest.approx(want[name], rel=1e-4)
+        assert all(relative_error(a, b) < 1e-4 for a, b in zip(sums, want_sums))
+
+
+def test_loss_is_the_mean_over_tokens_then_over_rollouts(tmp_path):
+    rollouts = some_rollouts()
+    got, _ = run_update(tmp_path, rollouts, beta=0.5)
+    student, initial, kls, references = random_model().double(), random_model(seed=1).double(), [], []
+
+    def log_probs(model, prompt, response):
+        logits = model(torch.tensor([prompt + response])).logits[0]
+        return logits[len(prompt) - 1:-1].log_softmax(-1)
+    for r in rollouts:
+        s, t = log_probs(student, r.prompt, r.response), log_probs(student, r.teacher_prompt, r.response)
+        p0 = log_probs(initial, r.prompt, r.response)
+        kls.append((t.exp() * (t - s)).sum(-1).mean().item())
+        references.append((s.exp() * (s - p0)).sum(-1).mean().item())
+    assert got["kl"] == pytest.approx(hsd.mean(kls), rel=1e-4)
+    assert got["kl_reference"] == pytest.approx(hsd.mean(references), rel=1e-4)
+    assert got["loss"] == pytest.approx(hsd.mean(kls) + 0.5 * hsd.mean(references), rel=1e-4)
+
+
+def test_a_rollout_without_context_has_no_distillation_loss(tmp_path):
+    rollouts = some_rollouts(2)
+    full, _ = run_update(tmp_path, rollouts, beta=0.0)
+    rollouts[0].context = {}
+    part, _ = run_update(tmp_path, rollouts, beta=0.0)
+    alone, _ = run_update(tmp_path, rollouts[1:], beta=0.0)
+    assert part["kl"] == pytest.approx(alone["kl"] / 2, rel=1e-4) and part["kl"] != full["kl"]
+
+
+# ---- peers and teacher context (Eq. 9, 11, 12) ---------------------------------------------------
+
+def test_successful_peers_by_hand():
+    assert hsd.successful_peers([1, 0, 0, 1]) == [[3], [0, 3], [0, 3], [0]]
+    assert hsd.successful_peers([0, 1, 0]) == [[1], [], [1]]
+    assert hsd.successful_peers([0, 0]) == [[], []]
+    assert hsd.successful_peers([1, 1]) == [[1], [0]]
+
+
+def test_lone_success_falls_back_and_teaches_the_others(tiny):
+    tokenizer, _ = tiny
+    group = group_of([0, 1, 0], tokenizer)
+    hsd.give_contexts(group, "answer+peer", [], Config(), tokenizer, random.Random(0))
+    assert [r.peer is group[1] for r in group] == [True, False, True] and group[1].peer is None
+    assert group[1].context == {"answer": "2"}
+    assert group[0].context == {"answer": "2", "peer": "attempt 1"}
+
+
+def test_peers_are_uniform_and_never_oneself(tiny):
+    tokenizer, _ = tiny
+    counts = [[0] * 4 for _ in range(4)]
+    rng = random.Random(0)
+    group = group_of([1, 0, 1, 1], tokenizer)
+    for _ in range(600):
+        hsd.give_contexts(group, "answer+peer", [], Config(), tokenizer, rng)
+        for i, r in enumerate(group):
+            counts[i][next(j for j, other in enumerate(group) if other is r.peer)] += 1
+    assert all(counts[i][i] == 0 and counts[i][1] == 0 for i in range(4))
+    assert all(150 < n < 250 for n in (counts[1][0], counts[1][2], counts[1][3]))       # 200 expected
+    assert all(240 < n < 360 for n in (counts[0][2], counts[0][3]))                     # 300 expected
+
+
+def test_only_the_peers_tokens_are_cut(tiny):
+    tokenizer, _ = tiny
+    question = Problem("1+1+1+1=?", "4")
+    group = group_of([0, 1], tokenizer, question, [[5], tokenizer("0123456789" * 20).input_ids])
+    hsd.give_contexts(group, "answer+peer", [], Config(max_peer_tokens=30), tokenizer, random.Random(0))
+    text = tokenizer.decode(group[0].teacher_prompt)
+    assert group[0].context["peer"] == "0123456789" * 3
+    assert question.question in text and "<answer>\n4\n</answer>" in text
+    assert hsd.CLOSING + hsd.INSTRUCTION in text and group[0].response == [5]
+
+
+def test_opsd_shows_the_answer_alone_and_code_its_peer_alone(tiny):
+    tokenizer, _ = tiny
+    group = group_of([0, 1], tokenizer)
+    hsd.give_contexts(group, hsd.METHODS["opsd"].context, [], Config(), tokenizer, random.Random(0))
+    assert group[0].context == {"answer": "2"}
+    code = group_of([0, 1], tokenizer, Problem("add", tests=("assert add(1, 1) == 2",)))
+    hsd.give_contexts(code, "answer+peer", [], Config(), tokenizer, random.Random(0))
+    assert code[0].context == {"peer": "attempt 1"} and code[1].context == {}
+    assert tokenizer.decode(code[1].teacher_prompt).count(hsd.CODE_INSTRUCTION) == 1
+
+
+def test_thinking_mode_is_the_same_switch_for_both(tiny):
+    tokenizer, _ = tiny
+    problem = Problem("1+1=?", "2")
+    for thinking, closed in ((False, 1), (True, 0)):
+        for context in ({}, {"answer": "2"}):
+            ids = hsd.prompt_ids(tokenizer, hsd.request(problem, context), thinking)
+            assert tokenizer.decode(ids).count("</think>") == closed
+
+
+def test_divergence():
+    assert hsd.divergence([1, 2, 3], [1, 2, 4]) == 2 and hsd.divergence([5], [6]) == 0
+    assert hsd.divergence([1, 2], [1, 2, 3]) == 2 and hsd.divergence([1, 2, 3], [1]) == 1
+    assert hsd.divergence([1, 2], [1, 2]) is None and hsd.divergence([], [1]) == 0
+
+
+def test_coverage_by_simulation_and_its_maximum():
+    rng = random.Random(0)
+    for p, G in ((0.257, 8), (0.1, 4), (0.6, 16)):
+        hits = total = 0
+        for _ in range(20000 // G):
+            rewards = [int(rng.random() < p) for _ in range(G)]
+            peers = hsd.successful_peers(rewards)
+            hits += sum(1 for r, s in zip(rewards, peers) if not r and s)
+            total += G
+        assert hits / total == pytest.approx(hsd.coverage(p, G), abs=0.02)
+    grid = [i / 10000 for i in range(1, 10000)]
+    for G, p_star, f_star in ((4, .370, .472), (8, .257, .650), (16, .169, .779), (32, .106, .866), (64, .064, .921)):
+        best = max(grid, key=lambda p: hsd.coverage(p, G))
+        assert best == pytest.approx(1 - G ** (-1 / (G - 1)), abs=2e-4)
+        assert best == pytest.approx(p_star, abs=6e-4) and hsd.coverage(best, G) == pytest.approx(f_star, abs=6e-4)
+
+
+def test_credit_share_by_hand():
+    peer = Rollout(Problem("q", "1"), [0], [7, 7, 7, 7, 7], "", False)
+    rollout = Rollout(Problem("q", "1"), [0], [7, 7, 8, 8, 8], "", False, peer=peer)
+    rollout.credit = torch.tensor([1.0, 0.0, -4.0, 2.0, 1.0])           # tau = 2
+    assert hsd.credit_share([rollout], 0) == pytest.approx(4 / 8)
+    assert hsd.credit_share([rollout], 1) == pytest.approx(6 / 8)
+    assert hsd.credit_share([rollout], 2) == pytest.approx(1.0)
+
+
+# ---- rollouts ------------------------------------------------------------------------------------
+
+def test_the_stop_token_is_kept_and_trained_even_if_it_pads():
+    assert hsd.cut_at_stop([5, 6, 2, 2, 2], [2]) == [5, 6, 2] and hsd.cut_at_stop([5, 6], [2]) == [5, 6]
+    model = random_model()
+    hidden, head = hsd.hidden_and_head(model, [[3, 4]], [[5, 6, 2]])
+    logits = model(torch.tensor([[3, 4, 5, 6, 2]])).logits[0]
+    assert len(hidden) == 3                             # the third row predicts the stop token
+    assert torch.allclose((hidden @ head.T)[2], logits[3], atol=1e-5)
+
+
+def test_rollouts_are_seeded_verified_and_cut(tiny):
+    tokenizer, model = tiny
+    problems = hsd.load_problems(ROOT / "data" / "eval.jsonl")[:4]
+    config = Config(rollout_batch=16)
+    a, b, c = (hsd.sample_groups(model, tokenizer, problems, config, seed) for seed in ("x", "x", "y"))
+    ids = [[r.response for g in groups for r in g] for groups in (a, b, c)]
+    assert ids[0] == ids[1] and ids[0] != ids[2]
+    assert [len(g) for g in a] == [8] * 4
+    for r in (r for g in a for r in g):
+        assert r.response[-1] == tokenizer.eos_token_id and not r.truncated
+        assert r.reward == float(r.text.endswith("\\boxed{" + r.problem.answer + "}"))
+    short = hsd.sample_groups(model, tokenizer, problems, Config(max_new_tokens=5), "x")
+    assert all(r.truncated and r.reward == 0 and len(r.response) == 5 for g in short for r in g)
+
+
+def test_top_k_of_the_models_own_generation_config_does_not_leak():
+    model = random_model()
+    model.generation_config.top_k, model.generation_config.eos_token_id = 1, 63
+    tokenizer = type("T", (), {"eos_token_id": 63})
+    config = Config(max_new_tokens=6, top_p=1.0)
+    drawn = {tuple(ids) for ids in hsd.sample(model, tokenizer, [[1, 2, 3]] * 16, config, "x")}
+    assert len(drawn) > 10                              # top_k = 1 would give one
+
+
+def test_every_pass_over_the_data_has_each_question_once():
+    problems = [Problem(str(i), "1") for i in range(10)]
+    config = Config(questions_per_step=4)
+    picked = [p.question for step in range(5) for p in hsd.questions_of_step(problems, step, config)]
+    assert sorted(picked[:10]) == sorted(picked[10:]) == [str(i) for i in range(10)]
+    assert picked[:10] != picked[10:]
+
+
+# ---- evaluation ----------------------------------------------------------------------------------
+
+def test_pass_at_k_by_enumeration():
+    for n, c, k in ((5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 1), (7, 1, 7), (6, 3, 4)):
+        samples = [1] * c + [0] * (n - c)
+        draws = list(itertools.combinations(samples, k))
+        assert hsd.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+    for bad in ((4, 5, 1), (4, 1, 5), (4, 1, 0)):
+        with pytest.raises(ValueError):
+            hsd.pass_at_k(*bad)
+
+
+# ---- problems and bad input ----------------------------------------------------------------------
+
+def write_lines(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_the_fields_names_are_read_as_they_come(tmp_path):
+    rows = [{"question": "a", "answer": "1 + 2 = 3\n#### 3"}, {"problem": "b", "solution": "so $\\boxed{\\frac{1}{2}}$."},
+            {"prompt": "c", "tests": ["assert f() == 1"]}, {"problem": "d", "answer": 42}, "",
+            {"prompt": "def g():", "entry_point": "g", "test": "def check(f):\n    assert f() == 1"}]
+    a, b, c, d, e = hsd.load_problems(write_lines(tmp_path / "p.jsonl", *rows))
+    assert (a.answer, a.solution) == ("3", "1 + 2 = 3") and b.answer == "\\frac{1}{2}" and d.answer == "42"
+    assert c.tests == ("assert f() == 1",) and c.answer is None and e.tests[0].endswith("check(g)")
+
+
+@pytest.mark.parametrize("line,complaint", [("{", "Expecting"), ('{"answer": "1"}', "no text under"),
+                                            ('{"question": "q"}', "neither an answer"), ("[1]", "not a JSON object"),
+                                            ('{"question": "q", "answer": ""}', "neither an answer")])
+def test_a_bad_line_is_named(tmp_path, line, complaint):
+    path = write_lines(tmp_path / "p.jsonl", {"question": "a", "answer": "1"}, line)
+    with pytest.raises(hsd.InputError, match=complaint) as error:
+        hsd.load_problems(path)
+    assert str(error.value).startswith(f"{path}:2: ")
+
+
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, capsys):
+    empty = write_lines(tmp_path / "empty.jsonl")
+    for flags in (["--train_data", str(tmp_path / "none.jsonl")], ["--eval_data", str(empty)],
+                  ["--model", str(tmp_path / "no-model")], ["--method", "none"], ["--teacher", "none"]):
+        with pytest.raises(SystemExit) as stop:
+            hsd.main([*flags, "--out", str(tmp_path / "run")])
+        assert stop.value.code == 2 and not (tmp_path / "run").exists()
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# ---- the optimizer -------------------------------------------------------------------------------
+
+def test_bf16_weights_follow_the_float32_update_at_a_learning_rate_of_1e_6(tmp_path):
+    """50 steps on noisy gradients; AdamW straight on bf16 weights goes almost nowhere."""
+    def layer(dtype):
+        torch.manual_seed(0)
+        return torch.nn.Linear(64, 64, bias=False).to(torch.bfloat16).to(dtype)
+    config = config_for(tmp_path, learning_rate=1e-6, max_grad_norm=1e9)
+    ours, plain, exact = layer(torch.bfloat16), layer(torch.bfloat16), layer(torch.float32)
+    start = exact.weight.detach().clone()
+    optimizer = hsd.MasterAdamW(ours, config)
+    others = [torch.optim.AdamW(m.parameters(), 1e-6, (0.9, 0.95), weight_decay=0.0) for m in (plain, exact)]
+    g = torch.Generator().manual_seed(1)
+    target = torch.randn(64, 64, generator=g)
+    for _ in range(50):
+        gradient = (target + torch.randn(64, 64, generator=g)).bfloat16()
+        (ours.weight * gradient).sum().backward()
+        optimizer.step(0.0)
+        for model, other in zip((plain, exact), others):
+            model.weight.grad = gradient.to(model.weight.dtype)
+            other.step()
+
+    def cosine(weight):
+        return torch.cosine_similarity((weight - start).flatten(), (exact.weight - start).flatten(), dim=0).item()
+    assert cosine(optimizer.master[0]) > 0.9999
+    assert cosine(plain.weight.float()) < 0.5
+    assert torch.equal(ours.weight, optimizer.master[0].bfloat16())
+
+
+def test_small_micro_batch_gradients_are_not_lost(tmp_path):
+    model = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    optimizer = hsd.MasterAdamW(model, config_for(tmp_path, max_grad_norm=1e9))
+    for scale in [1.0] + [1e-3] * 500:
+        (model.weight * scale).sum().backward()
+    assert optimizer.sums[0].item() == pytest.approx(1.5, rel=2e-3)             # a bf16 sum stays at 1.0
+
+
+def test_clipping_and_skipped_steps(tmp_path):
+    model = torch.nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = hsd.MasterAdamW(model, config_for(tmp_path, learning_rate=0.1, max_grad_norm=1.0))
+    (model.weight * torch.tensor([[30.0, 40.0]])).sum().backward()
+    norm, skipped = optimizer.step(1.0)
+    assert norm == pytest.approx(50.0) and not skipped
+    exp_avg = optimizer.adamw.state[optimizer.master[0]]["exp_avg"]
+    assert torch.allclose(exp_avg, 0.1 * torch.tensor([[0.6, 0.8]]), atol=1e-6)
+    after = model.weight.detach().clone()
+    assert not torch.equal(before, after)
+    for loss, factor in ((math.nan, 1.0), (1.0, math.inf)):
+        (model.weight * factor).sum().backward()
+        assert optimizer.step(loss)[1] and torch.equal(model.weight, after)
+        assert optimizer.sums[0].abs().max() == 0
+
+
+# ---- the whole -----------------------------------------------------------------------------------
+
+def test_the_prompts_fixed_sentences_are_single_tokens_of_the_tiny_model(tiny):
+    tokenizer, _ = tiny
+    for context in hsd.CONTEXTS.values():
+        for piece in context.split("{}"):
+            assert len(tokenizer(piece).input_ids) == 1
+    assert len(tokenizer(hsd.CLOSING + hsd.INSTRUCTION).input_ids) == 1
+    text = "Ab 12\n\t?\\boxed{07}é"
+    assert tokenizer.decode(tokenizer("12*3+4=?;\\boxed{07}").input_ids) == "12*3+4=?;\\boxed{07}"
+
+
+def test_train_and_eval_questions_are_disjoint():
+    train, held_out = (hsd.load_problems(ROOT / "data" / f"{name}.jsonl") for name in ("train", "eval"))
+    assert not {p.question for p in train} & {p.question for p in held_out}
+
+
+def test_hsd_steps_lower_the_kl_and_raise_the_right_token_at_tau(tiny, tmp_path):
+    """Eight steps on one batch: the student comes nearer to its teacher, and where a failed rollout left its
+    peer's path, the peer's token becomes likelier."""
+    tokenizer, model = tiny
+    config = config_for(tmp_path, learning_rate=1e-4)
+    student = copy.deepcopy(model)
+    models = hsd.Models(student, model.requires_grad_(False), model, hsd.PLAIN)
+    problems = hsd.load_problems(ROOT / "data" / "train.jsonl")[:8]
+    groups = hsd.sample_groups(student, tokenizer, problems, config, "batch")
+    rng = random.Random(0)
+    for group in groups:
+        hsd.give_contexts(group, "answer+peer", [], config, tokenizer, rng)
+    rollouts = [r for group in groups for r in group]
+    failed = [r for r in rollouts if r.peer and not r.reward]
+    assert len(failed) >= 10
+
+    def right_token():
+        total = 0.0
+        for r in failed:
+            tau = hsd.divergence(r.response, r.peer.response)
+            with torch.no_grad():
+                logits = student(torch.tensor([r.prompt + r.response[:tau]])).logits[0, -1]
+            total += logits.softmax(-1)[r.peer.response[tau]].item() / len(failed)
+        return total
+    before, optimizer = right_token(), hsd.MasterAdamW(student, config)
+    kls = [hsd.update(models, optimizer, rollouts, 0, config)["kl"] for _ in range(8)]
+    assert kls[-1] < 0.6 * kls[0]
+    assert right_token() > before + 0.1
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    """The README's command, shortened: what it prints and what it leaves behind."""
+    out = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "hsd.py"), "--steps", "1", "--questions_per_step", "4", "--eval_questions",
+               "8", "--eval_samples", "8", "--compile", "false", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 1]
+    for name in ("step", "reward", "kl", "peer_share", "response_tokens", "truncated_share", "grad_norm", "seconds"):
+        assert isinstance(rows[1][name], (int, float))
+    for name in ("eval/pass@1", "eval/pass@8", "eval/teacher_pass@1"):
+        assert 0 <= rows[0][name] <= 1
+    assert rows[0]["eval/teacher_pass@1"] > rows[0]["eval/pass@1"] + 0.2
+    assert "eval/pass@1" in done.stdout and json.loads((out / "config.json").read_text())["steps"] == 1
+    saved = AutoModelForCausalLM.from_pretrained(out / "checkpoint")
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "data" / "tiny-qwen3")
+    change = max((a - b).abs().max().item() for a, b in zip(saved.parameters(), start.parameters()))
+    assert 1e-5 < change < 2e-4                         # one step of AdamW at the lab's learning rate
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert again.returncode == 2 and "--overwrite" in again.stderr

@@ -157,7 +157,7 @@ def test_reference_kl_and_log_prob_gradients_equal_the_oracle():
     (g[0] @ kl + g[1] @ kl_reference + g[2] @ logp).backward()
     s, w = student.float().requires_grad_(), head.float().requires_grad_()
     terms = hsd.TokenTerms(*hsd.ChunkedHead.apply(s, w, teacher.float(), head.float(), reference.float(),
-                                                  reference_head.float(), tokens, 8, hsd.PLAIN))
+                                                  reference_head.float(), tokens, 8, hsd.token_terms))
     (g[0].float() @ terms.kl + g[1].float() @ terms.kl_reference + g[2].float() @ terms.student_logp).backward()
     assert relative_error(terms.kl_reference, kl_reference) < 1e-5
     assert relative_error(terms.entropy, -(log_s.exp() * log_s).sum(-1)) < 1e-5
@@ -166,11 +166,11 @@ def test_reference_kl_and_log_prob_gradients_equal_the_oracle():
 
 def test_compiled_kernels_equal_the_plain_ones():
     config = Config(compile=True)
-    kernels = hsd.load_kernels(config, "cpu")
+    kernels = hsd.compiled_terms(config, "cpu")
     student, teacher, head = (x.float() for x in hidden_states(T=21))
     tokens = torch.arange(21)
     results = []
-    for k in (hsd.PLAIN, kernels):
+    for k in (hsd.token_terms, kernels):
         s, w = student.clone().requires_grad_(), head.clone().requires_grad_()
         terms = hsd.TokenTerms(*hsd.ChunkedHead.apply(s, w, teacher, head, None, None, tokens, 8, k))
         (terms.kl.sum() + terms.student_logp.sum()).backward()
@@ -205,7 +205,7 @@ def run_update(tmp_path, rollouts, **changes):
     """One update of a random model: (metrics, gradient sums before the step)."""
     config = config_for(tmp_path, max_grad_norm=1e9, **changes)
     student, initial = random_model(), random_model(seed=1).requires_grad_(False)
-    models = hsd.Models(student, student, initial, hsd.PLAIN)
+    models = hsd.Models(student, student, initial, hsd.token_terms)
     optimizer = hsd.MasterAdamW(student, config)
     seen = []
     step = optimizer.step
@@ -514,7 +514,7 @@ def test_hsd_steps_lower_the_kl_and_raise_the_right_token_at_tau(tiny, tmp_path)
     tokenizer, model = tiny
     config = config_for(tmp_path, learning_rate=1e-4)
     student = copy.deepcopy(model)
-    models = hsd.Models(student, model.requires_grad_(False), model, hsd.PLAIN)
+    models = hsd.Models(student, model.requires_grad_(False), model, hsd.token_terms)
     problems = hsd.load_problems(ROOT / "data" / "train.jsonl")[:8]
     groups = hsd.sample_groups(student, tokenizer, problems, config, "batch")
     rng = random.Random(0)
@@ -559,3 +559,274 @@ def test_a_run_from_the_command_line(tmp_path):
     assert 1e-5 < change < 2e-4                         # one step of AdamW at the lab's learning rate
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 2 and "--overwrite" in again.stderr
+
+
+# ---- the methods of Table 1 ----------------------------------------------------------------------
+
+def advantages_of(method, rewards, lengths=None, **changes):
+    lengths = lengths or [3] * len(rewards)
+    group = [Rollout(Problem("q", "1"), [1], [5] * n, "", False, reward=r)
+             for r, n in zip(rewards, lengths)]
+    hsd.give_advantages(group, hsd.METHODS[method], Config(method=method, **changes))
+    return [r.advantage for r in group]
+
+
+def test_advantages_by_hand():
+    """Rewards 1, 0, 0, 0: mean 1/4, unbiased standard deviation 1/2."""
+    for method in ("grpo", "gspo", "rlsd", "grpo+opsd"):
+        assert advantages_of(method, [1, 0, 0, 0]) == pytest.approx([1.5, -.5, -.5, -.5], abs=1e-4)
+    assert advantages_of("dr_grpo", [1, 0, 0, 0]) == pytest.approx([.75, -.25, -.25, -.25])
+    assert advantages_of("grpo", [1, 1, 1]) == [0, 0, 0] and advantages_of("grpo", [0, 0]) == [0, 0]
+    assert advantages_of("grpo", [1]) == [0]
+
+
+def test_dapos_length_penalty_by_hand():
+    """max_new_tokens 100: no penalty to 80 tokens, half of it at 90, all at 100; halved for 0/1 rewards."""
+    got = advantages_of("dapo", [1, 1, 1, 0], [80, 90, 100, 10], max_new_tokens=100)
+    shaped = torch.tensor([1, 0.75, 0.5, 0])
+    assert got == pytest.approx(((shaped - shaped.mean()) / shaped.std()).tolist(), abs=1e-4)
+
+
+def test_token_weights_by_hand():
+    rollouts = [Rollout(Problem("q", "1"), [1], [5] * n, "", False) for n in (2, 6)]
+    for over, want in (("rollout", [1 / 4, 1 / 12]), ("token", [1 / 8, 1 / 8]), ("constant", [1 / 20, 1 / 20])):
+        hsd.give_weights(rollouts, over, Config(max_new_tokens=10))
+        assert [r.weight for r in rollouts] == pytest.approx(want)
+
+
+def test_the_policy_loss_clips_what_it_should():
+    """A ratio of 1.5 counts as 1.2 where A > 0 (1.28 for DAPO), in full where A < 0; one of .5 the other way."""
+    old, advantages = torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    logp = torch.tensor([1.5, 1.5, .5, .5]).log()
+    for method, want in (("grpo", [-1.2, 1.5, -.5, .8]), ("dapo", [-1.28, 1.5, -.5, .8])):
+        got = hsd.policy_loss(logp, old, advantages, [4], hsd.METHODS[method])
+        assert got.tolist() == pytest.approx(want)
+
+
+def test_gspos_ratio_is_that_of_the_sequence_normalised_by_length():
+    logp, old = torch.tensor([-1.0, -2.0, -3.0, -1.0]).requires_grad_(), torch.tensor([-1.0001, -2.0, -3.0, -1.0003])
+    got = hsd.policy_loss(logp, old, torch.tensor([1.0, 1.0, 1.0, -1.0]), [3, 1], hsd.METHODS["gspo"])
+    first, second = math.exp(.0001 / 3), math.exp(.0003)
+    assert got.tolist() == pytest.approx([-first] * 3 + [second], abs=1e-6)
+    got[:3].mean().backward()
+    assert logp.grad[:3].tolist() == pytest.approx([-first / 3] * 3, abs=1e-6)
+
+
+def test_rlsd_keeps_the_verifiers_sign():
+    advantages = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, 0.0])
+    credit = torch.tensor([math.log(1.1), math.log(2), -math.log(2), math.log(2), -math.log(2), 3.0])
+    got = hsd.reweighted(advantages, credit, step=0)
+    assert got.tolist() == pytest.approx([1.05, 1.1, .9, -.9, -1.1, 0], abs=1e-5)
+    assert hsd.reweighted(advantages, credit, step=50).tolist() == advantages.tolist()
+
+
+def graded(lengths, rewards, seed=0):
+    rollouts = some_rollouts(len(lengths), seed=seed)
+    for r, n, reward in zip(rollouts, lengths, rewards):
+        r.response, r.reward, r.context, r.teacher_prompt = (r.response * 20)[:n], reward, {}, r.prompt
+    return rollouts
+
+
+def test_grpo_on_an_all_right_group_has_no_gradient(tmp_path):
+    group = graded([3, 5, 4], [1, 1, 1])
+    config = config_for(tmp_path, method="grpo", beta=0.0)
+    hsd.give_advantages(group, hsd.METHODS["grpo"], config)
+    _, sums = run_update(tmp_path, group, method="grpo", beta=0.0)
+    assert all(total.abs().max() == 0 for total in sums)
+
+
+def test_dr_grpo_has_no_length_bias_and_grpo_has(tmp_path):
+    """The same token, five times or twenty: under Dr. GRPO its gradient counts once per time it occurs."""
+    norms = {}
+    for method in ("grpo", "dr_grpo"):
+        for n in (5, 20):
+            rollout = Rollout(Problem("q", "1"), [7], [9] * n, "", False, advantage=1.0)
+            config = config_for(tmp_path, method=method)
+            hsd.give_weights([rollout], hsd.METHODS[method].mean, config)
+            norms[method, n] = rollout.weight
+    assert norms["dr_grpo", 5] == norms["dr_grpo", 20] and norms["grpo", 5] == 4 * norms["grpo", 20]
+
+
+def learn_once(tmp_path, tokenizer, groups, **changes):
+    """One learn() of a random model on some groups: (metrics, weights after it)."""
+    config = config_for(tmp_path, **{"beta": 0.0, "teacher": "live", **changes})
+    student = random_model(V=len(tokenizer))
+    taught = hsd.METHODS[config.method].context
+    models = hsd.Models(student, student if taught else None, None)
+    optimizer = hsd.MasterAdamW(student, config)
+    metrics = hsd.learn(models, optimizer, groups, {}, tokenizer, 0, config)
+    return metrics, torch.cat([p.detach().flatten() for p in student.parameters()])
+
+
+def fresh_groups(tokenizer, *rewards):
+    groups = [group_of(r, tokenizer, Problem(f"{i}+1=?", str(i + 1), "solution")) for i, r in enumerate(rewards)]
+    for group in groups:
+        for i, r in enumerate(group):
+            r.prompt, r.text = tokenizer(r.problem.question).input_ids, f"\\boxed{{{i}}}"
+    return groups
+
+
+def test_every_method_learns_and_dapo_drops_constant_groups(tiny, tmp_path):
+    tokenizer, _ = tiny
+    start = torch.cat([p.flatten() for p in random_model(V=len(tokenizer)).parameters()])
+    for method in hsd.METHODS:
+        _, weights = learn_once(tmp_path, tokenizer, fresh_groups(tokenizer, [1, 0, 0], [0, 1, 1]), method=method)
+        assert (weights - start).norm() > 1e-3, method
+    mixed = learn_once(tmp_path, tokenizer, fresh_groups(tokenizer, [1, 0, 0]), method="dapo")[1]
+    more = learn_once(tmp_path, tokenizer, fresh_groups(tokenizer, [1, 0, 0], [1, 1, 1], [0, 0, 0]), method="dapo")[1]
+    assert torch.equal(mixed, more)
+    metrics, none = learn_once(tmp_path, tokenizer, fresh_groups(tokenizer, [1, 1]), method="dapo")
+    assert torch.equal(none, start) and metrics["skipped_steps"] == 1
+
+
+def test_opsd_equals_hsd_where_nothing_succeeded(tiny, tmp_path):
+    tokenizer, _ = tiny
+    for rewards, same in (([0, 0, 0], True), ([0, 1, 0], False)):
+        a, b = (learn_once(tmp_path, tokenizer, fresh_groups(tokenizer, rewards), method=m)[1] for m in ("hsd", "opsd"))
+        assert torch.equal(a, b) == same
+
+
+def test_contexts_of_the_relatives(tiny):
+    tokenizer, _ = tiny
+
+    def contexts(method, rewards):
+        group, = fresh_groups(tokenizer, rewards)
+        hsd.give_contexts(group, hsd.METHODS[method].context, [], Config(), tokenizer, random.Random(0))
+        return [r.context for r in group]
+    assert contexts("sdpo", [0, 1]) == [{"peer": "attempt 1"}, {}]
+    assert contexts("sdpo", [0, 0])[1] == {"feedback": "The final answer 1 is wrong."}
+    assert contexts("sdft", [0, 1]) == [{"solution": "solution"}] * 2
+    assert contexts("grpo", [0, 1]) == [{}, {}] and contexts("rlsd", [0, 1]) == [{"answer": "1"}] * 2
+
+
+def test_several_updates_per_batch_use_the_log_probs_of_before(tiny, tmp_path):
+    """Two updates: the second one's ratio is no longer 1, so its clip acts; both see half of the rollouts."""
+    tokenizer, _ = tiny
+    groups = fresh_groups(tokenizer, [1, 0, 1, 0])
+    seen, original = [], hsd.policy_loss
+
+    def spy(logp, old_logp, advantages, lengths, method):
+        seen.append(((logp - old_logp).abs().max().item(), len(lengths)))
+        return original(logp, old_logp, advantages, lengths, method)
+    hsd.policy_loss = spy
+    try:
+        learn_once(tmp_path, tokenizer, groups, method="grpo", updates_per_batch=2, learning_rate=1e-2)
+    finally:
+        hsd.policy_loss = original
+    assert [n for _, n in seen] == [2, 2] and seen[0][0] < 1e-5 < 1e-2 < seen[1][0]
+
+
+def test_peer_rules_by_hand():
+    rollout = Rollout(Problem("q", "1"), [0], [1, 2, 3, 4], "", False)
+    peers = [Rollout(Problem("q", "1"), [0], ids, "", False, logp=torch.tensor(logp)) for ids, logp in
+             (([1, 2, 3, 9, 9], [-1.0]), ([1, 9], [-2.0]), ([8, 8, 8], [-.5]))]
+    rng = random.Random(0)
+    for rule, want in (("shortest", 1), ("nearest", 0), ("low_perplexity", 2), ("high_perplexity", 1)):
+        assert hsd.choose_peer(rollout, peers, rule, rng) is peers[want]
+    drawn = [peers.index(hsd.choose_peer(rollout, peers, "uniform", rng)) for _ in range(300)]
+    assert min(drawn.count(i) for i in range(3)) > 70
+    assert hsd.choose_peer(rollout, [], "shortest", rng) is None
+
+
+def test_the_buffer_serves_past_successes_of_the_same_question(tiny, tmp_path):
+    tokenizer, _ = tiny
+    config, past = config_for(tmp_path, success_buffer=2, beta=0.0, teacher="live"), {}
+    student = random_model(V=len(tokenizer))
+    models, optimizer = hsd.Models(student, student, None), hsd.MasterAdamW(student, config)
+
+    def step(*rewards):
+        groups = fresh_groups(tokenizer, *rewards)
+        hsd.learn(models, optimizer, groups, past, tokenizer, 0, config)
+        return groups
+    first = step([1, 0], [0, 0])
+    assert first[0][0].peer is None and first[1][0].peer is None        # nothing of the same step
+    second = step([0, 0], [0, 0])
+    assert all(r.peer.response == first[0][0].response for r in second[0])
+    assert all(r.peer is None for r in second[1])                       # another question
+    step([1, 1])
+    assert len(past["0+1=?"]) == 2 and first[0][0].problem.question == "0+1=?"
+    config.success_buffer = 0
+    step([1, 1])
+    assert not any(past.values())
+
+
+# ---- runs: resume, seeds, checkpoints, pages -----------------------------------------------------
+
+SHORT = dict(questions_per_step=4, group_size=4, eval_questions=8, eval_samples=4, compile=False, steps=4)
+
+
+def rows_of(out):
+    """metrics.jsonl without what must differ between runs: the time."""
+    rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_same_seed_same_metrics_and_resume_after_kill_9_is_bit_equal(tmp_path):
+    flags = [f"--{k}={v}" for k, v in {**SHORT, "success_buffer": 2, "save_every": 2}.items()]
+    hsd.main([*flags, "--out", str(tmp_path / "whole")])
+    code = ("import os, hsd; save = hsd.Run.save\n"
+            "def then_die(run, step): save(run, step); os.kill(os.getpid(), 9)\n"
+            f"hsd.Run.save = then_die; hsd.main({[*flags, '--out', str(tmp_path / 'killed')]})")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
+    assert [row["step"] for row in rows_of(tmp_path / "killed")] == [0, 1, 2]
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3}\n')                     # a row written after the checkpoint
+    with pytest.raises(SystemExit):
+        hsd.main([*flags, "--seed=5", "--resume", "--out", str(tmp_path / "killed")])
+    hsd.main([*flags, "--resume", "--out", str(tmp_path / "killed")])
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoint") for name in ("whole", "killed"))
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    config = config_for(tmp_path, **{**SHORT, "steps": 1})
+    hsd.train(config)
+    before = (tmp_path / "run" / "checkpoint" / "state.pt").read_bytes()
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(torch, "save", full_disk)
+    config = config_for(tmp_path, **{**SHORT, "steps": 2}, resume=True)
+    with pytest.raises(hsd.InputError, match="No space left.*last checkpoint is intact"):
+        hsd.train(config)
+    assert (tmp_path / "run" / "checkpoint" / "state.pt").read_bytes() == before
+    monkeypatch.undo()
+    (tmp_path / "run" / "checkpoint" / "state.pt").write_bytes(before[:1000])
+    with pytest.raises(hsd.InputError, match="cannot resume"):
+        hsd.train(config)
+
+
+def test_sigterm_saves_after_the_step(tmp_path):
+    code = ("import os, signal, hsd; learn = hsd.learn\n"
+            "def then_stop(*a): os.kill(os.getpid(), signal.SIGTERM); return learn(*a)\n"
+            f"hsd.learn = then_stop; hsd.main({[f'--{k}={v}' for k, v in SHORT.items()] + ['--out', str(tmp_path / 'run')]})")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1]
+    assert torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)["step"] == 1
+
+
+def test_warnings_of_collapse():
+    good = [{"step": i, "reward": .5, "entropy": 1.0, "response_tokens": 50, "truncated_share": 0.0} for i in range(12)]
+    assert hsd.signs_of_collapse(good) == []
+    bad = good + [{**good[0], "reward": .1, "truncated_share": .9}] * 6
+    found = hsd.signs_of_collapse(bad)
+    assert len(found) == 2 and "reward" in found[0] and "truncated_share" in found[1]
+
+
+def test_the_page_holds_what_was_measured_and_no_markup_of_the_model(tmp_path):
+    config = config_for(tmp_path, **{**SHORT, "steps": 0})
+    hsd.train(config)
+    text = (tmp_path / "run" / "credit.html").read_text()
+    data = json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+    credit = data["credit"]
+    assert credit["failed"] > 0 and len(credit["rollouts"]) == min(8, credit["failed"])
+    for r in credit["rollouts"]:
+        assert r["tau"] == hsd.divergence(r["tokens"], r["peer_tokens"]) and len(r["credit"]) == len(r["tokens"])
+        for side in r["top5"].values():
+            assert len(side) == 5 and 0 < sum(p for _, p in side) <= 1.0001
+    hsd_share, opsd_share = credit["shares"].values()
+    assert hsd_share == sorted(hsd_share) and hsd_share[-1] <= 1
+    assert data["runs"][0]["rows"][0]["step"] == 0
+    hsd.write_page(tmp_path / "x.html", config, warnings=["</script><img src=x>"])
+    assert "</script><img" not in (tmp_path / "x.html").read_text()

@@ -49,13 +49,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 DATA = Path(__file__).resolve().parent / "data"
 
-
 def option(help, paper, lab=None):
     """A field of Config: the paper's value, and the lab's (on data/tiny-qwen3) where it differs;
     which of the two a run takes follows from its model."""
     value, shown = (paper, str(paper)) if lab is None else ((paper, lab), f"{paper}; lab {lab}")
     return field(default=value, metadata={"help": f"{help} [{shown}]"})
-
 
 @dataclass
 class Config:
@@ -67,7 +65,7 @@ class Config:
     out: str = option("folder of the run; None: runs/METHOD", None)
     # the method
     method: str = option("a row of METHODS", "hsd")
-    teacher: str = option("who teaches: live, frozen (initial) or ema (.99) weights", "live", "frozen")
+    teacher: str = option("who teaches: live, frozen (initial), ema (.99) weights", "live", "frozen")
     peer_rule: str = option("which success is the peer: a name in PEER_RULES", "uniform")
     success_buffer: int = option("past successes kept per question, for groups without any", 0)
     beta: float = option("weight of KL(pi || pi_0); 0 loads no reference model", 1e-3)
@@ -96,6 +94,7 @@ class Config:
     eval_samples: int = option("samples per question; pass@1 is their mean", 16, 8)
     save_every: int = option("steps between checkpoints; 0: at the end only", 50, 0)
     show_credit: int = option("failed rollouts to print at the end, coloured by credit", 1)
+    report: str = option("only draw the runs in these folders (A,B,...) as report.html", None)
     resume: bool = option("go on from the checkpoint in the run's folder", False)
     overwrite: bool = option("delete what the run's folder holds", False)
 
@@ -106,7 +105,6 @@ class Config:
                 setattr(self, name, value[lab])
         self.out = self.out or f"runs/{self.method}"
 
-
 # ---- Problems and prompts ------------------------------------------------------------------------
 
 @dataclass(frozen=True)
@@ -116,7 +114,6 @@ class Problem:
     answer: str | None = None
     solution: str | None = None         # an offline reference; HSD's teacher never sees it
     tests: tuple = ()
-
 
 # The paper prints no prompts; these are ours. Each fixed sentence is ONE token of the tiny model:
 # after a change here, run data/make_tiny.py again.
@@ -132,7 +129,7 @@ CONTEXTS = {
 CLOSING = ("Now solve the question yourself, from the beginning, "
            "as if you had not been shown any of this.\n")
 FEEDBACK = "The final answer {} is wrong."
-
+CODE_FEEDBACK = "The program fails its tests."
 
 def request(problem, context=None):
     """The user's message: q for the student, [q; c_i] for the teacher, where `context` maps kinds
@@ -140,7 +137,6 @@ def request(problem, context=None):
     hints = "".join(CONTEXTS[kind].format(text) for kind, text in (context or {}).items())
     instruction = CODE_INSTRUCTION if problem.tests else INSTRUCTION
     return f"{problem.question}\n\n{hints}{CLOSING if hints else ''}{instruction}"
-
 
 # ---- Rollouts (section 5) ------------------------------------------------------------------------
 
@@ -161,7 +157,6 @@ class Rollout:
     logp: torch.Tensor | None = None    # log pi(o_t), [T]; this and what follows: see measure()
     credit: torch.Tensor | None = None  # A_t (Eq. 2), [T]
 
-
 def sample_groups(model, tokenizer, problems, config, seed, size=None, prompts=None):
     """A group of `size` (else G) verified rollouts of each problem, from the student's prompt or
     the one given. A rollout that was cut scores 0."""
@@ -176,7 +171,6 @@ def sample_groups(model, tokenizer, problems, config, seed, size=None, prompts=N
         rollout.reward = float(right and not rollout.truncated)
     return [rollouts[i:i + size] for i in range(0, len(rollouts), size)]
 
-
 # ---- Verification (section 5) --------------------------------------------------------------------
 
 def verify(problem, text):
@@ -187,7 +181,6 @@ def verify(problem, text):
     candidate = extract_answer(text)
     return candidate is not None and math_equal(candidate, problem.answer)
 
-
 # ---- Peers and teacher context (Eq. 8, 9, 11, 12) ------------------------------------------------
 
 def successful_peers(rewards):
@@ -195,19 +188,16 @@ def successful_peers(rewards):
     A lone success has no peer itself, and is the peer of all others."""
     return [[j for j, r in enumerate(rewards) if r == 1 and j != i] for i in range(len(rewards))]
 
-
 def divergence(a, b):
     """tau: the first position (from 0) where two token lists differ; the shorter length where one
     begins the other; None where they are equal (Eq. 11)."""
     shared = len(os.path.commonprefix([a, b]))
     return None if shared == len(a) == len(b) else shared
 
-
 def coverage(p, G):
     """The share of rollouts that fail and have a peer, at pass rate p (Eq. 12); largest at p* = 1 -
     G^(-1/(G-1)). The paper's Table 2 prints other numbers than this, its own, formula gives."""
     return (1 - p) * (1 - (1 - p) ** (G - 1))
-
 
 PEER_RULES = {                      # the candidate with the smallest key; ties at random
     "uniform": lambda rollout, peer: 0,                         # Eq. 9
@@ -217,14 +207,12 @@ PEER_RULES = {                      # the candidate with the smallest key; ties 
     "nearest": lambda rollout, peer: -len(os.path.commonprefix([rollout.response, peer.response])),
 }                                   # nearest is ours: the credit lands on the last branching point
 
-
 def choose_peer(rollout, candidates, rule, rng):
     """o_i+, or None without candidates. (All copying one path, the first or shortest,
     collapses.)"""
     keys = [PEER_RULES[rule](rollout, peer) for peer in candidates]
     best = [peer for peer, key in zip(candidates, keys) if key == min(keys)]
     return rng.choice(best) if best else None
-
 
 def give_contexts(group, kinds, past, config, tokenizer, rng):
     """Sets peer, context c_i and teacher_prompt [q; c_i] of each rollout of a group. Kinds
@@ -240,13 +228,13 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
             path = rollout.peer.response[:config.max_peer_tokens]
             texts["peer"] = tokenizer.decode(path, skip_special_tokens=True)
         if not rollout.reward:
-            texts["feedback"] = FEEDBACK.format(extract_answer(rollout.text))
+            texts["feedback"] = (CODE_FEEDBACK if rollout.problem.tests else
+                                 FEEDBACK.format(extract_answer(rollout.text)))
         shown = [next((kind for kind in either.split("|") if texts.get(kind)), None)
                  for either in kinds.split("+")]
         rollout.context = {kind: texts[kind] for kind in shown if kind}
         text = request(rollout.problem, rollout.context)
         rollout.teacher_prompt = prompt_ids(tokenizer, text, config.thinking)
-
 
 # ---- Methods (Table 1) ---------------------------------------------------------------------------
 
@@ -264,7 +252,6 @@ class Method:
     overlong: bool = False          # a penalty on the last fifth of max_new_tokens
     reweight: bool = False          # scale A per token by the teacher/student ratio
 
-
 METHODS = {
     "hsd":       Method("answer+peer", distill=1.0),            # Eq. 9
     "opsd":      Method("answer", distill=1.0),                 # 2601.18734; c = a* as in Table 1
@@ -279,7 +266,6 @@ METHODS = {
     "grpo+opsd": Method("answer", distill=0.5, policy=0.5),
 }
 
-
 # ---- Credit and loss (Eq. 2, 10, 13) -------------------------------------------------------------
 
 class TokenTerms(NamedTuple):
@@ -289,7 +275,6 @@ class TokenTerms(NamedTuple):
     student_logp: torch.Tensor      # log pi_S(o_t)
     teacher_logp: torch.Tensor      # log pi_T(o_t); minus student_logp it is the credit A_t (Eq. 2)
     entropy: torch.Tensor           # of the student
-
 
 def token_terms(student_logits, teacher_logits, reference_logits, tokens):
     """TokenTerms of tokens [C] from logits [C,V]; zeros for a teacher or pi_0 that is None.
@@ -307,27 +292,16 @@ def token_terms(student_logits, teacher_logits, reference_logits, tokens):
     entropy = -(student.exp() * student).sum(-1)
     return kl, kl_reference, student.gather(-1, at)[:, 0], teacher_logp, entropy
 
-
 def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=256):
     """KL(teacher || student) at each token over the full vocabulary (Eq. 10), never holding the
     logits of more than `chunk_tokens` tokens. From hidden states [T,H], head_weight [V,H] and
     weights [T] (1/T each if None): the scalar sum_t w_t KL_t, whose gradient reaches student_hidden
     and, through the student's side alone, head_weight; and kl [T], float32, detached, in nats."""
     tokens = torch.zeros(len(student_hidden), dtype=torch.long, device=student_hidden.device)
-    kl = ChunkedHead.apply(student_hidden, head_weight, teacher_hidden, head_weight, None, None,
-                           tokens, chunk_tokens, token_terms)[0]
+    kl = ChunkedHead.apply(tokens, chunk_tokens, token_terms, student_hidden, head_weight,
+                           teacher_hidden, head_weight, None, None)[0]
     weights = torch.full_like(kl, 1 / len(kl)) if weights is None else weights.to(kl)
     return (weights * kl).sum(), kl.detach()
-
-
-class Models(NamedTuple):
-    """The student; its teacher (itself, if live) and pi_0, or None; token_terms, compiled or
-    not."""
-    student: torch.nn.Module
-    teacher: torch.nn.Module | None
-    reference: torch.nn.Module | None
-    terms: object = token_terms
-
 
 def score(models, rollouts, config):
     """TokenTerms of the response tokens of some rollouts, one rollout after the other: the teacher
@@ -339,10 +313,8 @@ def score(models, rollouts, config):
         teacher_side = hidden_and_head(models.teacher, teacher_prompts, responses)
         reference_side = hidden_and_head(models.reference, prompts, responses)
     tokens = torch.tensor([o for response in responses for o in response])                  # [T]
-    return TokenTerms(*ChunkedHead.apply(*student_side, *teacher_side, *reference_side,
-                                         tokens.to(student_side[0].device), config.chunk_tokens,
-                                         models.terms))
-
+    return TokenTerms(*ChunkedHead.apply(tokens.to(student_side[0].device), config.chunk_tokens,
+                                         models.terms, *student_side, *teacher_side, *reference_side))
 
 def batch_loss(models, rollouts, step, config):
     """What some rollouts contribute to the loss of a step, which for HSD is in all (Eq. 13)
@@ -372,7 +344,6 @@ def batch_loss(models, rollouts, step, config):
     entropy = w @ terms.entropy
     return loss, {"loss": loss, "kl": kl, "kl_reference": kl_reference, "entropy": entropy}
 
-
 def update(models, optimizer, rollouts, step, config):
     """One optimizer step on N rollouts. Each token carries its final weight, 1/(N |o_i|) for HSD:
     loss, gradient and figures are exact however the micro-batches are cut."""
@@ -387,31 +358,13 @@ def update(models, optimizer, rollouts, step, config):
     norm, skipped = optimizer.step(figures["loss"]) if rollouts else (0.0, True)
     return {**figures, "grad_norm": norm, "skipped_steps": int(skipped)}
 
-
 # ---- Evaluation (sections 3, 5) ------------------------------------------------------------------
-
-def pass_at_k(n, c, k):
-    """The unbiased estimate of pass@k from c successes in n samples (2107.03374). Raises ValueError
-    unless 0 <= c <= n and 1 <= k <= n."""
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(f"pass@{k} from {c} successes in {n} samples")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def credit_share(rollouts, w):
-    """Share of sum_t |A_t| within |t - tau| <= w, pooled over failed rollouts (Table 5)."""
-    near = total = 0.0
-    for rollout in rollouts:
-        tau, credit = divergence(rollout.response, rollout.peer.response), rollout.credit.abs()
-        near += credit[max(0, tau - w):tau + w + 1].sum().item()
-        total += credit.sum().item()
-    return near / total if total else math.nan
-
 
 def evaluate(models, tokenizer, problems, config, step):
     """Held-out pass@1 (mean over n samples) and pass@k; the self-teacher's accuracy: one sample of
     the same weights, with answer and peer in the prompt, per question that has a peer; and the
     share of credit within 8 tokens of the divergence, over up to 128 failed rollouts."""
+    config = replace(config, peer_rule="uniform")
     n, name, rng = config.eval_samples, f"{config.seed} eval", random.Random(config.seed)
     groups = sample_groups(models.student, tokenizer, problems, config, name, size=n)
     successes = [int(sum(r.reward for r in group)) for group in groups]
@@ -427,7 +380,6 @@ def evaluate(models, tokenizer, problems, config, step):
     measure(models._replace(teacher=models.teacher or models.student), failed, config)
     row["eval/credit_share@8"] = credit_share(failed, 8)
     return row, failed
-
 
 # ---- The algorithm -------------------------------------------------------------------------------
 
@@ -459,7 +411,6 @@ def train(config):
     run.finish()
     return run.rows
 
-
 def learn(models, optimizer, groups, past, tokenizer, step, config):
     """What a step does with its verified groups: peers and contexts, advantages, updates."""
     method, rng = METHODS[config.method], random.Random(f"{config.seed} peers {step}")
@@ -478,7 +429,6 @@ def learn(models, optimizer, groups, past, tokenizer, step, config):
             for i in range(config.updates_per_batch)]
     return {name: mean(row[name] for row in rows) for name in rows[0]}
 
-
 # ==================================================================================================
 # Part II: what makes it real
 # ==================================================================================================
@@ -487,7 +437,6 @@ def learn(models, optimizer, groups, past, tokenizer, step, config):
 
 class InputError(ValueError):
     """What the user gave cannot be used. main() prints it as one line and exits with 2."""
-
 
 def parse_problem(row):
     """A Problem from one JSON object, with the keys of GSM8K, MATH, AIME, HumanEval, MBPP or ours.
@@ -511,7 +460,6 @@ def parse_problem(row):
         raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
     return Problem(question.strip(), str(answer).strip(), solution)
 
-
 def load_problems(path):
     """The problems of a JSON Lines file, plain or .gz. Raises InputError with file and line."""
     if path is None:
@@ -532,7 +480,6 @@ def load_problems(path):
         raise InputError(f"{path} holds no problem")
     return problems
 
-
 def questions_of_step(problems, step, config):
     """The Q problems of a step (counted from 0). The order of each pass over the data follows from
     seed and pass alone, so a resumed run needs to know nothing but its step."""
@@ -544,7 +491,6 @@ def questions_of_step(problems, step, config):
             orders[epoch] = rng.sample(problems, len(problems))
         picked.append(orders[epoch][index])
     return picked
-
 
 # ---- Sampling ------------------------------------------------------------------------------------
 
@@ -558,7 +504,6 @@ def prompt_ids(tokenizer, text, thinking=False):
                                          add_generation_prompt=True, enable_thinking=thinking)
     return tokenizer(text, add_special_tokens=False).input_ids
 
-
 def stop_tokens(model, tokenizer):
     """The ids that end a response: those of the model's generation_config and the tokenizer's."""
     stops = model.generation_config.eos_token_id
@@ -567,12 +512,10 @@ def stop_tokens(model, tokenizer):
         raise InputError("neither the model's generation_config nor the tokenizer has an EOS token")
     return sorted(stops)
 
-
 def cut_at_stop(ids, stops):
     """The ids up to and with the first stop token. What follows is padding, and may be the same id:
     a comparison with the pad token would leave the stop token untrained."""
     return ids[:next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))]
-
 
 @torch.no_grad()
 def sample(model, tokenizer, prompts, config, seed):
@@ -599,7 +542,6 @@ def sample(model, tokenizer, prompts, config, seed):
             bar.update(len(batch))
     return responses
 
-
 # ---- Answers -------------------------------------------------------------------------------------
 
 def extract_answer(text):
@@ -614,16 +556,13 @@ def extract_answer(text):
     numbers = re.findall(r"-?\d+(?:,\d{3})*(?:\.\d+)?", text)
     return numbers[-1] if numbers else None
 
-
 def math_equal(candidate, answer):
     """Are two final answers the same, white space aside?"""
     return "".join(candidate.split()) == "".join(answer.split())
 
-
 def verify_all(pairs):
     """verify() of many (problem, text) pairs, in order."""
     return [verify(problem, text) for problem, text in pairs]
-
 
 # ---- The policy gradients of the baselines -------------------------------------------------------
 # With one update per batch the ratio is 1 and no ratio is clipped. Then gspo's gradient is grpo's;
@@ -642,7 +581,6 @@ def give_advantages(group, method, config):
     for rollout, advantage in zip(group, advantages.tolist()):
         rollout.advantage = advantage
 
-
 def give_weights(rollouts, mean, config):
     """Sets the weight of each rollout's tokens in a sum over all tokens: 1/(N |o_i|), the mean over
     rollouts of their means; 1 / sum |o_i| (DAPO); or 1/(N max_new_tokens), which favours no length
@@ -651,7 +589,6 @@ def give_weights(rollouts, mean, config):
     for r in rollouts:
         r.weight = 1 / {"rollout": N * len(r.response), "token": tokens,
                         "constant": N * config.max_new_tokens}[mean]
-
 
 def policy_loss(logp, old_logp, advantages, lengths, method):
     """-min(r A, clip(r, 1 - low, 1 + high) A) at each token, [T]. GSPO's ratio (its Eq. 7) is that
@@ -662,14 +599,12 @@ def policy_loss(logp, old_logp, advantages, lengths, method):
     ratio, (low, high) = log_ratio.exp(), method.clip
     return -torch.min(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
-
 def reweighted(advantages, credit, step):
     """RLSD (its Eq. 13 to 15): the verifier keeps the sign, the teacher scales the token: A times
     1 - l + l clip((pi_T / pi_S)^sign(A), .8, 1.2), where l falls from .5 to 0 over 50 steps."""
     share = 0.5 * max(0.0, 1 - step / 50)
     weight = (advantages.sign() * credit).exp().clamp(0.8, 1.2)
     return advantages * (1 - share + share * weight)
-
 
 # ---- The head, a chunk at a time -----------------------------------------------------------------
 # fp32 logits of 4,096 tokens of Qwen3 are 2.5 GB, and a plain KL holds six such tensors. Here the
@@ -681,53 +616,49 @@ def project(a, b):
         return torch.mm(a.bfloat16(), b, out_dtype=torch.float32)
     return a.float() @ b.float()
 
-
 class ChunkedHead(torch.autograd.Function):
     """TokenTerms from hidden states [T,H] and heads [V,H]. Gradients reach the student's two alone:
     a shared head that also learns from the teacher's projection is off by more than twice its norm.
     The head's gradient is summed over the chunks in float32."""
 
     @staticmethod
-    def chunks(hiddens, heads, tokens, C):
+    def chunks(tokens, C, sides):
         """Each chunk's rows, logits and tokens; the last one padded to C, so that one shape
         compiles."""
         for start in range(0, len(tokens), C):
             rows = slice(start, min(start + C, len(tokens)))
             pad = start + C - rows.stop
             logits = [None if h is None else project(F.pad(h[rows], (0, 0, 0, pad)), head.T)
-                      for h, head in zip(hiddens, heads)]
+                      for h, head in zip(sides[::2], sides[1::2])]
             yield rows, logits, F.pad(tokens[rows], (0, pad))
 
     @staticmethod
-    def forward(ctx, student_hidden, student_head, teacher_hidden, teacher_head, reference_hidden,
-                reference_head, tokens, C, terms):
-        hiddens = student_hidden, teacher_hidden, reference_hidden
-        heads = student_head, teacher_head, reference_head
-        ctx.save_for_backward(*hiddens, *heads, tokens)
+    def forward(ctx, tokens, C, terms, *sides):
+        """`sides`: hidden states and head of the student, of the teacher, and of pi_0 (or None)."""
+        ctx.save_for_backward(tokens, *sides)
         ctx.C, ctx.terms = C, terms
         parts = [[term[:rows.stop - rows.start] for term in terms(*logits, at)]
-                 for rows, logits, at in ChunkedHead.chunks(hiddens, heads, tokens, C)]
+                 for rows, logits, at in ChunkedHead.chunks(tokens, C, sides)]
         kl, kl_reference, student_logp, teacher_logp, entropy = map(torch.cat, zip(*parts))
         ctx.mark_non_differentiable(teacher_logp, entropy)
         return kl, kl_reference, student_logp, teacher_logp, entropy
 
     @staticmethod
     def backward(ctx, *g_terms):
-        *sides, tokens = ctx.saved_tensors
-        hiddens, heads = sides[:3], sides[3:]
-        hidden_gradient = torch.empty_like(hiddens[0])                                      # [T,H]
-        head_gradient = torch.zeros_like(heads[0], dtype=torch.float32)                     # [V,H]
-        for rows, logits, at in ChunkedHead.chunks(hiddens, heads, tokens, ctx.C):
+        tokens, *sides = ctx.saved_tensors
+        hidden, head = sides[:2]
+        hidden_gradient = torch.empty_like(hidden)                                          # [T,H]
+        head_gradient = torch.zeros_like(head, dtype=torch.float32)                         # [V,H]
+        for rows, logits, at in ChunkedHead.chunks(tokens, ctx.C, sides):
             n = rows.stop - rows.start
             g = [F.pad(g[rows], (0, ctx.C - n)) for g in g_terms]
             with torch.enable_grad():
                 terms = ctx.terms(logits[0].requires_grad_(), *logits[1:], at)
                 weighted = sum((term * g).sum() for term, g in zip(terms[:3], g))
             logit_gradient = torch.autograd.grad(weighted, logits[0])[0][:n]                # [n,V]
-            hidden_gradient[rows] = project(logit_gradient, heads[0]).to(hidden_gradient.dtype)
-            head_gradient += project(logit_gradient.T, hiddens[0][rows])
-        return hidden_gradient, head_gradient.to(heads[0].dtype), *[None] * 7
-
+            hidden_gradient[rows] = project(logit_gradient, head).to(hidden_gradient.dtype)
+            head_gradient += project(logit_gradient.T, hidden[rows])
+        return None, None, None, hidden_gradient, head_gradient.to(head.dtype), *[None] * 4
 
 def compiled_terms(config, device):
     """token_terms, compiled if asked for and if this machine can; if it cannot, a line says why."""
@@ -740,7 +671,6 @@ def compiled_terms(config, device):
         return token_terms
     return torch.compile(token_terms)
 
-
 def hidden_and_head(model, prompts, responses):
     """The hidden states [T,H] that predict each response token, T = sum |o_i|, and the head [V,H].
     Padding stands to the right and needs no mask: under causal attention no real token sees it."""
@@ -752,7 +682,6 @@ def hidden_and_head(model, prompts, responses):
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state     # [B,width,H]
     hidden = torch.cat([h[len(p) - 1:len(row)] for h, p, row in zip(hidden, prompts, rows)])
     return hidden, model.get_output_embeddings().weight
-
 
 def micro_batches(rollouts, budget):
     """The rollouts in batches of at most `budget` padded tokens, at least one rollout each, sorted
@@ -767,16 +696,15 @@ def micro_batches(rollouts, budget):
         batches[-1].append(rollout)
     return batches
 
-
 @torch.no_grad()
 def measure(models, rollouts, config):
     """Sets logp, log pi(o_t), and credit A_t (Eq. 2) of each rollout: [T] float32, on the CPU."""
     for batch in micro_batches(rollouts, config.micro_batch_tokens):
         terms, lengths = score(models, batch, config), [len(r.response) for r in batch]
         credit = (terms.teacher_logp - terms.student_logp).cpu().split(lengths)
-        for i, logp in enumerate(terms.student_logp.cpu().split(lengths)):
-            batch[i].logp, batch[i].credit = logp, credit[i]
-
+        logp = terms.student_logp.cpu().split(lengths)
+        for i, rollout in enumerate(batch):
+            rollout.logp, rollout.credit = logp[i], credit[i]
 
 # ---- Master weights ------------------------------------------------------------------------------
 
@@ -825,8 +753,14 @@ class MasterAdamW:
         for weight, master in zip(self.weights, self.master):
             weight.copy_(master)
 
-
 # ---- Loading, logging, saving --------------------------------------------------------------------
+
+class Models(NamedTuple):
+    """The student; its teacher (itself, if live) or None; pi_0 or None; token_terms."""
+    student: torch.nn.Module
+    teacher: torch.nn.Module | None
+    reference: torch.nn.Module | None
+    terms: object = token_terms
 
 def load_models(config):
     """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU."""
@@ -852,7 +786,6 @@ def load_models(config):
     return tokenizer, Models(student, teacher, initial if config.beta > 0 else None,
                              compiled_terms(config, device))
 
-
 @torch.no_grad()
 def move_teacher(models, config):
     """After each step, an ema teacher goes 1% of the way to the student."""
@@ -860,12 +793,26 @@ def move_teacher(models, config):
         for old, new in zip(models.teacher.parameters(), models.student.parameters()):
             old.lerp_(new, 0.01)
 
+def pass_at_k(n, c, k):
+    """The unbiased estimate of pass@k from c successes in n samples (2107.03374). Raises ValueError
+    unless 0 <= c <= n and 1 <= k <= n."""
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@{k} from {c} successes in {n} samples")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+def credit_share(rollouts, w):
+    """Share of sum_t |A_t| within |t - tau| <= w, pooled over failed rollouts (Table 5)."""
+    near = total = 0.0
+    for rollout in rollouts:
+        tau, credit = divergence(rollout.response, rollout.peer.response), rollout.credit.abs()
+        near += credit[max(0, tau - w):tau + w + 1].sum().item()
+        total += credit.sum().item()
+    return near / total if total else math.nan
 
 def mean(values):
     """The mean; nan where there is nothing."""
     values = list(values)
     return sum(values) / len(values) if values else math.nan
-
 
 def rollout_metrics(groups):
     """What a step's rollouts look like, as a flat dict. `coverage` is the share that fails and has
@@ -879,9 +826,7 @@ def rollout_metrics(groups):
             "response_tokens": mean(len(r.response) for r in rollouts),
             "truncated_share": mean(float(r.truncated) for r in rollouts)}
 
-
 STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
-
 
 class Run:
     """The run's folder: config.json, metrics.jsonl, checkpoint/, credit.html. A checkpoint is
@@ -897,7 +842,7 @@ class Run:
             self.load()
         elif self.out.exists() and any(self.out.iterdir()):
             if not config.overwrite:
-                raise InputError(f"{self.out} is not empty: --resume, --overwrite or another --out?")
+                raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
             shutil.rmtree(self.out)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -911,7 +856,7 @@ class Run:
     def save(self, step):
         """Writes checkpoint/: model and tokenizer in Hugging Face format, the rest in state.pt."""
         new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
-        past = {question: [r.response for r in kept] for question, kept in self.past.items() if kept}
+        past = {question: [r.response for r in kept] for question, kept in self.past.items()}
         ema = self.models.teacher.state_dict() if self.config.teacher == "ema" else None
         try:
             shutil.rmtree(new, ignore_errors=True)
@@ -939,8 +884,9 @@ class Run:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f"cannot resume from {folder}: {error}") from None
         for name, old in state["config"].items():
-            if name not in ("out", "resume", "overwrite", "steps") and old != vars(self.config)[name]:
-                raise InputError(f"--{name} is {vars(self.config)[name]}; this run began with {old}")
+            new = vars(self.config)[name]
+            if new != old and name not in ("out", "resume", "overwrite", "steps"):
+                raise InputError(f"cannot resume: --{name} was {old} and is {new}")
         self.step, self.rows = state["step"], [json.loads(row) for row in rows]
         self.past = {question: [Rollout(Problem(question), [], ids, "", False) for ids in kept]
                      for question, kept in state["past"].items()}
@@ -971,63 +917,53 @@ class Run:
         print(f"\n{'held-out':<24}{'before':>8}{'after':>8}")
         for name in before:
             if name != "step":
-                print(f"{name:<24}" + "".join(f"{row[name] or 0:>8.3f}" for row in (before, after)))
+                figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
+                print(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
         warnings = signs_of_collapse(self.rows)
-        print(*warnings, sep="\n")
-        credit = credit_data(self.models, self.tokenizer, self.failed, self.config)
-        for rollout in credit["rollouts"][:self.config.show_credit]:
-            print(coloured(rollout))
-        run = {"name": self.out.name, "label": self.config.method, "rows": self.rows}
-        write_page(self.out / "credit.html", self.config, credit=credit, runs=[run], warnings=warnings)
-
+        failed = credit_data(self.models, self.tokenizer, self.failed, self.config)
+        print(*warnings, *map(coloured, failed[:self.config.show_credit]), sep="\n")
+        runs = [{"name": self.out.name, "label": self.config.method, "rows": self.rows}]
+        write_page(self.out / "credit.html", f"{self.config.method} on {self.config.model}",
+                   rollouts=failed, runs=runs, warnings=warnings)
 
 # ---- Pages ---------------------------------------------------------------------------------------
 
 def signs_of_collapse(rows):
-    """Plain warnings where the last quarter of the steps looks worse than the best before it."""
+    """A plain warning for each figure that is much worse over the last quarter of the steps than it
+    was over the best quarter: what users of self-distillation report before and in a collapse."""
     steps, warnings = [row for row in rows if "reward" in row], []
-    late = steps[-max(1, len(steps) // 4):]
-    for name, worse, sign in (("reward", 0.7, 1), ("entropy", 0.3, 1), ("response_tokens", 0.5, 1),
-                              ("truncated_share", 0.5, -1)):
-        if len(steps) >= 8:
-            early = max(mean(row[name] for row in steps[i:i + 4]) for i in range(len(steps) - 4))
-            now = mean(row[name] for row in late)
-            if now < worse * early if sign > 0 else now > worse:
-                warnings.append(f"warning: {name} went from {early:.3g} to {now:.3g}: a collapse?")
+    n = max(4, len(steps) // 4)
+    for name, fall in (("reward", 0.7), ("entropy", 0.3), ("response_tokens", 0.5)):
+        quarters = [mean(row[name] for row in steps[i:i + n]) for i in range(len(steps) - n + 1)]
+        if quarters and quarters[-1] < fall * max(quarters):
+            warnings.append(f"warning: {name} fell from {max(quarters):.3g} to {quarters[-1]:.3g}: "
+                            "a collapse? Lower --learning_rate, or take --teacher frozen")
+    if steps and mean(row["truncated_share"] for row in steps[-n:]) > 0.5:
+        warnings.append("warning: more than half of the rollouts are cut at max_new_tokens")
     return warnings
 
-
-def credit_data(models, tokenizer, failed, config, shown=8, span=range(-20, 41)):
-    """What the page needs of some failed rollouts with peers: credit under HSD's and under OPSD's
-    context, its mean around tau (Figure 5), its share within w of tau (Table 5), top-5 at tau."""
+def credit_data(models, tokenizer, failed, config):
+    """What the page shows of failed rollouts with peers: their tokens, tau, credit under HSD's
+    context and under the answer alone, and, for the first eight, teacher's and student's top-5 at
+    tau."""
     models = models._replace(teacher=models.teacher or models.student)
-    answer_only = [replace(r) for r in failed]
+    answer_only, data = [replace(r) for r in failed], []
     for r in answer_only:
         r.context = {"answer": r.problem.answer} if r.problem.answer else {}
         text = request(r.problem, r.context)
         r.teacher_prompt = prompt_ids(tokenizer, text, config.thinking)
     measure(models, answer_only, config)
-    data = {"windows": [2, 4, 8, 16, 32], "shares": {}, "profile": {}, "offsets": list(span),
-            "failed": len(failed), "with_tau": len(failed), "rollouts": [], "paper_shares": {
-                "HSD": [.23, .39, .55, .76, .93], "GRPO+OPSD": [.11, .21, .31, .53, .79],
-                "OPSD (c = a*)": [.07, .13, .19, .36, .64]}}
-    for label, side in (("hsd (answer + peer)", failed), ("opsd (answer only)", answer_only)):
-        taus = [divergence(r.response, r.peer.response) for r in side]
-        at = [[r.credit[tau + d].abs().item() for r, tau in zip(side, taus)
-               if 0 <= tau + d < len(r.credit)] for d in span]
-        data["profile"][label] = [mean(values) if values else None for values in at]
-        data["shares"][label] = [credit_share(side, w) for w in data["windows"]] if failed else []
-    for r, other in list(zip(failed, answer_only))[:shown]:
+    for i, (r, other) in enumerate(zip(failed, answer_only)):
         tau = divergence(r.response, r.peer.response)
-        words = [[tokenizer.decode([i]) for i in ids] for ids in (r.response, r.peer.response)]
-        data["rollouts"].append({
-            "question": r.problem.question, "answer": r.problem.answer or "", "reward": int(r.reward),
-            "tokens": words[0], "peer_tokens": words[1], "tau": tau, "credit": r.credit.tolist(),
-            "credit_answer_only": other.credit.tolist(), "top5": {
-                name: top5(model, tokenizer, prompt + r.response[:tau]) for name, model, prompt in (
-                    ("teacher", models.teacher, r.teacher_prompt), ("student", models.student, r.prompt))}})
+        sides = ("teacher", models.teacher, r.teacher_prompt), ("student", models.student, r.prompt)
+        top = {name: top5(model, tokenizer, prompt + r.response[:tau])
+               for name, model, prompt in sides} if i < 8 else None
+        data.append({
+            "question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward,
+            "tokens": [tokenizer.decode([token]) for token in r.response], "tau": tau,
+            "peer_tokens": [tokenizer.decode([token]) for token in r.peer.response],
+            "credit": r.credit.tolist(), "credit_answer_only": other.credit.tolist(), "top5": top})
     return data
-
 
 @torch.no_grad()
 def top5(model, tokenizer, ids):
@@ -1036,27 +972,43 @@ def top5(model, tokenizer, ids):
     p, tokens = project(hidden, head.T)[0].softmax(-1).topk(5)
     return [[tokenizer.decode([token]), value] for token, value in zip(tokens.tolist(), p.tolist())]
 
-
 def coloured(rollout):
     """A failed rollout for the terminal: the redder a token, the less the teacher would have
-    written it; the bluer, the more; >< stands at the divergence. Its peer is below."""
-    parts = []
+    written it, the bluer, the more; >< stands at the divergence. Its peer is below."""
+    text = ""
     for t, (token, credit) in enumerate(zip(rollout["tokens"], rollout["credit"])):
         fade = 255 - int(200 * min(1.0, (abs(credit) / 2) ** 0.5))
         rgb = f"255;{fade};{fade}" if credit < 0 else f"{fade};{fade};255"
-        mark = "><" if t == rollout["tau"] else ""
-        parts.append(f"{mark}\x1b[48;2;{rgb};38;2;0;0;0m{token}\x1b[0m" if sys.stdout.isatty()
-                     else f"{mark}{token}")
-    return (f"\n{rollout['question']}\n  failed  {''.join(parts)}\n"
-            f"  peer    {''.join(rollout['peer_tokens'])}")
+        text += "><" * (t == rollout["tau"])
+        text += f"\x1b[48;2;{rgb};38;2;0;0;0m{token}\x1b[0m" if sys.stdout.isatty() else token
+    peer = "".join(rollout["peer_tokens"])
+    return f"\n{rollout['question']}\n  failed  {text}\n  peer    {peer}"
 
-
-def write_page(path, config, **parts):
+def write_page(path, title, **parts):
     """data/page.html with the JSON of `parts` in it."""
-    about = {"title": f"HSD: {config.method}", "subtitle": f"{config.model}, {versions()['torch']}"}
-    text = json.dumps(about | parts, allow_nan=False).replace("<", "\\u003c")
-    path.write_text((DATA / "page.html").read_text().replace("__DATA__", text), encoding="utf-8")
+    text = json.dumps({"title": title, "subtitle": f"torch {torch.__version__}, transformers "
+                       f"{transformers.__version__}"} | parts, allow_nan=False)
+    page = (DATA / "page.html").read_text(encoding="utf-8")
+    path.write_text(page.replace("__DATA__", text.replace("<", "\\u003c")), encoding="utf-8")
 
+def report(folders, out):
+    """Draws the runs in some folders together; runs whose configs differ in the seed only, as a
+    band."""
+    runs = []
+    for folder in map(Path, folders):
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"no run in {folder}: {error}") from None
+        own = {k: v for k, v in config.items() if k not in ("seed", "out", "versions")}
+        runs.append({"name": folder.name, "config": own, "rows": rows})
+    for run in runs:                    # the label: the fields in which the runs differ
+        own = run["config"].items()
+        differ = [f"{k} {v}" for k, v in own if any(r["config"].get(k) != v for r in runs)]
+        run["label"] = ", ".join(differ) or run["config"]["method"]
+    write_page(Path(out), "Runs: " + ", ".join(run["name"] for run in runs), runs=runs)
+    print(f"wrote {out}")
 
 # ---- Command line --------------------------------------------------------------------------------
 
@@ -1066,24 +1018,24 @@ def check(config):
                           ("peer_rule", PEER_RULES)):
         if getattr(config, name) not in allowed:
             raise InputError(f"--{name} {getattr(config, name)}: choose from {', '.join(allowed)}")
-    may_be_zero = ("steps", "beta", "temperature", "eval_every", "save_every", "success_buffer", "seed",
-                   "show_credit")
+    positive = ("questions_per_step", "group_size", "max_new_tokens", "max_peer_tokens", "top_p",
+                "rollout_batch", "updates_per_batch", "learning_rate", "max_grad_norm",
+                "micro_batch_tokens", "chunk_tokens", "eval_questions", "eval_samples")
     for name, value in vars(config).items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and (
-                value < 0 or value == 0 and name not in may_be_zero):
-            raise InputError(f"--{name} {value}: must be greater than 0")
+        if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive):
+            raise InputError(f"--{name} {value}: too small")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
 
-
 def versions():
     """What config.json says of machine and packages."""
-    git = subprocess.run(["git", "-C", str(DATA), "rev-parse", "HEAD"], capture_output=True, text=True)
+    command, commit = ["git", "-C", str(DATA), "rev-parse", "HEAD"], None
+    if shutil.which("git"):
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     return {"python": platform.python_version(), "torch": torch.__version__,
             "transformers": transformers.__version__, "machine": platform.platform(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "commit": git.stdout.strip() or None}
-
+            "commit": commit}
 
 def main(argv=None):
     """The command line. Bad input: one line on stderr, exit code 2."""
@@ -1098,11 +1050,13 @@ def main(argv=None):
         signal.signal(number, stop)
     try:
         check(config)
-        train(config)
+        if config.report:
+            report(config.report.split(","), "report.html")
+        else:
+            train(config)
     except InputError as error:
         print(f"hsd.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,7 @@
 """HSD: Hindsight Self-Distillation (arXiv 2606.15576), the whole algorithm in one file.
 
-    python hsd.py                       the lab: a tiny Qwen3 learns on a CPU in two minutes
+    python hsd.py                       the lab: a tiny Qwen3 learns on a CPU in minutes
     python hsd.py --model Qwen/Qwen3-8B --train_data train.jsonl --eval_data eval.jsonl
-    python hsd.py --help                every field, its unit, its value in the paper and in the lab
 
 A rollout fails somewhere. Outcome rewards tell every one of its tokens the same thing; HSD tells
 each token its own. Sample a group of G rollouts per question and verify them. Give each rollout a
@@ -16,21 +15,8 @@ Part I is the paper, and ends with train(), the algorithm. Part II is what makes
 Shapes: Q questions, G group, T response tokens, C tokens of a chunk, H hidden, V vocabulary.
 """
 from __future__ import annotations
-
-import gzip
-import json
-import math
-import os
-import pickle
-import platform
-import random
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
+import argparse, gzip, json, math, os, pickle, platform, random, re          # noqa: E401
+import shutil, signal, subprocess, sys, threading, time             # noqa: E401
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,35 +24,31 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, HfArgumentParser
 
-# ==================================================================================================
-# Part I: the paper
-# ==================================================================================================
-
+# ====================================== Part I: the paper =========================================
 # ---- Config (section 5) --------------------------------------------------------------------------
-
 DATA = Path(__file__).resolve().parent / "data"
 
 def option(help, paper, lab=None):
-    """A field of Config: the paper's value, and the lab's (on data/tiny-qwen3) where it differs;
-    which of the two a run takes follows from its model."""
+    """A field of Config: the paper's value, and where it differs the lab's, for data/tiny-qwen3."""
     value, shown = (paper, str(paper)) if lab is None else ((paper, lab), f"{paper}; lab {lab}")
     return field(default=value, metadata={"help": f"{help} [{shown}]"})
 
 @dataclass
 class Config:
-    """Everything that can be set. Each field is a flag: --field value."""
+    """Each field is a flag, --field value. In brackets: the paper's value, or ours; the lab's."""
     # what is trained, on what
     model: str = option("folder or hub name of a causal LM", str(DATA / "tiny-qwen3"))
     train_data: str = option("problems, JSON Lines or .gz of it", None, str(DATA / "train.jsonl"))
     eval_data: str = option("held-out problems, likewise", None, str(DATA / "eval.jsonl"))
     out: str = option("folder of the run; None: runs/METHOD", None)
     # the method
-    method: str = option("a row of METHODS", "hsd")
-    teacher: str = option("who teaches: live, frozen (initial), ema (.99) weights", "live", "frozen")
-    peer_rule: str = option("which success is the peer: a name in PEER_RULES", "uniform")
+    method: str = option("hsd, opsd, sdft, sdpo, grpo, dr_grpo, dapo, gspo, rlsd, grpo+opsd", "hsd")
+    teacher: str = option("who teaches: live, frozen (initial) or ema (.99)", "live", "frozen")
+    peer_rule: str = option("uniform, nearest, shortest, low_ or high_perplexity", "uniform")
     success_buffer: int = option("past successes kept per question, for groups without any", 0)
     beta: float = option("weight of KL(pi || pi_0); 0 loads no reference model", 1e-3)
     # rollouts
@@ -77,12 +59,11 @@ class Config:
     max_new_tokens: int = option("tokens of a response; one cut here scores 0", 4096, 72)
     max_peer_tokens: int = option("tokens of the peer that the teacher sees", 4096)
     thinking: bool = option("the chat template's thinking mode, student and teacher alike", False)
-    rollout_batch: int = option("sequences of one generate() call", 128)
+    rollout_batch: int = option("sequences of one generate() call", 64, 128)
     # the update
     steps: int = option("batches of Q x G rollouts; 0 only evaluates", 1500, 40)
     updates_per_batch: int = option("optimizer steps per batch, each on its share of it", 1)
     learning_rate: float = option("AdamW's constant step size", 1e-6, 1e-4)
-    max_grad_norm: float = option("the gradient is clipped to this norm", 1.0)
     micro_batch_tokens: int = option("padded tokens of one forward pass", 16384)
     chunk_tokens: int = option("tokens whose logits are in memory at a time", 256)
     compile: bool = option("torch.compile the loss", True)
@@ -106,7 +87,6 @@ class Config:
         self.out = self.out or f"runs/{self.method}"
 
 # ---- Problems and prompts ------------------------------------------------------------------------
-
 @dataclass(frozen=True)
 class Problem:
     """One question: math, with `answer` (a*), or code, with `tests`."""
@@ -129,7 +109,6 @@ CONTEXTS = {
 CLOSING = ("Now solve the question yourself, from the beginning, "
            "as if you had not been shown any of this.\n")
 FEEDBACK = "The final answer {} is wrong."
-CODE_FEEDBACK = "The program fails its tests."
 
 def request(problem, context=None):
     """The user's message: q for the student, [q; c_i] for the teacher, where `context` maps kinds
@@ -139,7 +118,6 @@ def request(problem, context=None):
     return f"{problem.question}\n\n{hints}{CLOSING if hints else ''}{instruction}"
 
 # ---- Rollouts (section 5) ------------------------------------------------------------------------
-
 @dataclass
 class Rollout:
     """One sampled response o_i. Its ids are the truth; its text is for verifier and people."""
@@ -157,22 +135,21 @@ class Rollout:
     logp: torch.Tensor | None = None    # log pi(o_t), [T]; this and what follows: see measure()
     credit: torch.Tensor | None = None  # A_t (Eq. 2), [T]
 
-def sample_groups(model, tokenizer, problems, config, seed, size=None, prompts=None):
-    """A group of `size` (else G) verified rollouts of each problem, from the student's prompt or
-    the one given. A rollout that was cut scores 0."""
+def sample_groups(model, tokenizer, problems, config, seed, size=0, prompts=(), bar="rollouts"):
+    """A group of `size` (else G) verified rollouts per problem. One that was cut scores 0."""
     size, stops = size or config.group_size, stop_tokens(model, tokenizer)
     prompts = prompts or [prompt_ids(tokenizer, request(p), config.thinking) for p in problems]
-    responses = sample(model, tokenizer, [p for p in prompts for _ in range(size)], config, seed)
+    copies = [prompt for prompt in prompts for _ in range(size)]
+    responses = sample(model, tokenizer, copies, config, seed, bar)
     rollouts = [Rollout(problems[i // size], prompts[i // size], response,
                         tokenizer.decode(response, skip_special_tokens=True),
                         truncated=response[-1] not in stops)
                 for i, response in enumerate(responses)]
-    for rollout, right in zip(rollouts, verify_all([(r.problem, r.text) for r in rollouts])):
-        rollout.reward = float(right and not rollout.truncated)
+    for rollout in rollouts:
+        rollout.reward = float(not rollout.truncated and verify(rollout.problem, rollout.text))
     return [rollouts[i:i + size] for i in range(0, len(rollouts), size)]
 
 # ---- Verification (section 5) --------------------------------------------------------------------
-
 def verify(problem, text):
     """R in {0, 1}: does the response's last boxed expression, or else its last number, equal a*?
     Raises InputError where there is no a*."""
@@ -182,7 +159,6 @@ def verify(problem, text):
     return candidate is not None and math_equal(candidate, problem.answer)
 
 # ---- Peers and teacher context (Eq. 8, 9, 11, 12) ------------------------------------------------
-
 def successful_peers(rewards):
     """S_i = { j != i : R_j = 1 } for each i of a group: [1, 0, 0, 1] -> [[3], [0, 3], [0, 3], [0]].
     A lone success has no peer itself, and is the peer of all others."""
@@ -191,7 +167,7 @@ def successful_peers(rewards):
 def divergence(a, b):
     """tau: the first position (from 0) where two token lists differ; the shorter length where one
     begins the other; None where they are equal (Eq. 11)."""
-    shared = len(os.path.commonprefix([a, b]))
+    shared = len(os.path.commonprefix([list(a), list(b)]))
     return None if shared == len(a) == len(b) else shared
 
 def coverage(p, G):
@@ -208,8 +184,7 @@ PEER_RULES = {                      # the candidate with the smallest key; ties 
 }                                   # nearest is ours: the credit lands on the last branching point
 
 def choose_peer(rollout, candidates, rule, rng):
-    """o_i+, or None without candidates. (All copying one path, the first or shortest,
-    collapses.)"""
+    """o_i+, or None without candidates. (All on one path, the first or shortest, collapses.)"""
     keys = [PEER_RULES[rule](rollout, peer) for peer in candidates]
     best = [peer for peer, key in zip(candidates, keys) if key == min(keys)]
     return rng.choice(best) if best else None
@@ -228,8 +203,8 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
             path = rollout.peer.response[:config.max_peer_tokens]
             texts["peer"] = tokenizer.decode(path, skip_special_tokens=True)
         if not rollout.reward:
-            texts["feedback"] = (CODE_FEEDBACK if rollout.problem.tests else
-                                 FEEDBACK.format(extract_answer(rollout.text)))
+            texts["feedback"] = (FEEDBACK.format(extract_answer(rollout.text))
+                                 if rollout.problem.answer else "The program fails its tests.")
         shown = [next((kind for kind in either.split("|") if texts.get(kind)), None)
                  for either in kinds.split("+")]
         rollout.context = {kind: texts[kind] for kind in shown if kind}
@@ -237,10 +212,11 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
         rollout.teacher_prompt = prompt_ids(tokenizer, text, config.thinking)
 
 # ---- Methods (Table 1) ---------------------------------------------------------------------------
-
 @dataclass(frozen=True)
 class Method:
-    """A row of values; the formulas of the policy gradients are in Part II."""
+    """A row of values; the formulas are in Part II. With one update per batch the ratio is 1 and no
+    ratio is clipped: then gspo's gradient is grpo's; dapo keeps its token mean, filter and length
+    penalty, rlsd its weights, dr_grpo all of itself. Distillation has no ratio."""
     context: str = ""               # kinds of CONTEXTS, see give_contexts; "": there is no teacher
     distill: float = 0.0            # weight of KL(teacher || student)
     policy: float = 0.0             # weight of the policy gradient -min(r A, clip(r) A)
@@ -267,7 +243,6 @@ METHODS = {
 }
 
 # ---- Credit and loss (Eq. 2, 10, 13) -------------------------------------------------------------
-
 class TokenTerms(NamedTuple):
     """What one pass over response tokens gives; each [T] float32, in nats."""
     kl: torch.Tensor                # KL(teacher || student)
@@ -313,8 +288,9 @@ def score(models, rollouts, config):
         teacher_side = hidden_and_head(models.teacher, teacher_prompts, responses)
         reference_side = hidden_and_head(models.reference, prompts, responses)
     tokens = torch.tensor([o for response in responses for o in response])                  # [T]
+    sides = *student_side, *teacher_side, *reference_side
     return TokenTerms(*ChunkedHead.apply(tokens.to(student_side[0].device), config.chunk_tokens,
-                                         models.terms, *student_side, *teacher_side, *reference_side))
+                                         models.terms, *sides))
 
 def batch_loss(models, rollouts, step, config):
     """What some rollouts contribute to the loss of a step, which for HSD is in all (Eq. 13)
@@ -356,17 +332,18 @@ def update(models, optimizer, rollouts, step, config):
         for name, value in parts.items():
             figures[name] += value.item()
     norm, skipped = optimizer.step(figures["loss"]) if rollouts else (0.0, True)
+    for name, model in (("kl", models.teacher), ("kl_reference", models.reference)):
+        figures[name] = math.nan if model is None else figures[name]
     return {**figures, "grad_norm": norm, "skipped_steps": int(skipped)}
 
 # ---- Evaluation (sections 3, 5) ------------------------------------------------------------------
-
 def evaluate(models, tokenizer, problems, config, step):
     """Held-out pass@1 (mean over n samples) and pass@k; the self-teacher's accuracy: one sample of
     the same weights, with answer and peer in the prompt, per question that has a peer; and the
     share of credit within 8 tokens of the divergence, over up to 128 failed rollouts."""
     config = replace(config, peer_rule="uniform")
     n, name, rng = config.eval_samples, f"{config.seed} eval", random.Random(config.seed)
-    groups = sample_groups(models.student, tokenizer, problems, config, name, size=n)
+    groups = sample_groups(models.student, tokenizer, problems, config, name, n, bar="evaluation")
     successes = [int(sum(r.reward for r in group)) for group in groups]
     row = {"step": step} | {f"eval/pass@{k}": mean(pass_at_k(n, c, k) for c in successes)
                             for k in sorted({1, min(n, 8), n})}
@@ -374,7 +351,7 @@ def evaluate(models, tokenizer, problems, config, step):
         give_contexts(group, "answer+peer", [], config, tokenizer, rng)
     taught = [group[0] for group in groups if group[0].peer]
     hinted = sample_groups(models.student, tokenizer, [r.problem for r in taught], config,
-                           f"{name} teacher", 1, [r.teacher_prompt for r in taught])
+                           f"{name} teacher", 1, [r.teacher_prompt for r in taught], "self-teacher")
     row["eval/teacher_pass@1"] = mean(group[0].reward for group in hinted)
     failed = [r for group in groups for r in group if r.peer and not r.reward][:128]
     measure(models._replace(teacher=models.teacher or models.student), failed, config)
@@ -382,14 +359,12 @@ def evaluate(models, tokenizer, problems, config, step):
     return row, failed
 
 # ---- The algorithm -------------------------------------------------------------------------------
-
 def train(config):
     """Runs the method as `config` says. Returns the metric rows: what metrics.jsonl holds."""
     train_problems = load_problems(config.train_data)
     eval_problems = load_problems(config.eval_data)[:config.eval_questions]
     tokenizer, models = load_models(config)
-    optimizer = MasterAdamW(models.student, config)
-    run = Run(config, models, optimizer, tokenizer)
+    run = Run(config, models, MasterAdamW(models.student, config), tokenizer)
     if run.step == 0:
         row, run.failed = evaluate(models, tokenizer, eval_problems, config, 0)
         run.log(row)
@@ -397,8 +372,7 @@ def train(config):
         start = time.time()
         problems = questions_of_step(train_problems, step, config)
         groups = sample_groups(models.student, tokenizer, problems, config, f"{config.seed} {step}")
-        metrics = learn(models, optimizer, groups, run.past, tokenizer, step, config)
-        move_teacher(models, config)
+        metrics = learn(models, run.optimizer, groups, run.past, tokenizer, step, config)
         run.log({"step": step + 1, **rollout_metrics(groups), **metrics,
                  "seconds": time.time() - start})
         if run.due(step + 1, config.eval_every):
@@ -427,14 +401,13 @@ def learn(models, optimizer, groups, past, tokenizer, step, config):
         rollouts = [r for g in groups for r in g if 0 < sum(other.reward for other in g) < len(g)]
     rows = [update(models, optimizer, rollouts[i::config.updates_per_batch], step, config)
             for i in range(config.updates_per_batch)]
+    if method.context and config.teacher == "ema":              # it goes 1% of the way each step
+        for old, new in zip(models.teacher.parameters(), models.student.parameters()):
+            old.lerp_(new.detach(), 0.01)
     return {name: mean(row[name] for row in rows) for name in rows[0]}
 
-# ==================================================================================================
-# Part II: what makes it real
-# ==================================================================================================
-
+# ================================== Part II: what makes it real ===================================
 # ---- Reading problems ----------------------------------------------------------------------------
-
 class InputError(ValueError):
     """What the user gave cannot be used. main() prints it as one line and exits with 2."""
 
@@ -464,18 +437,17 @@ def load_problems(path):
     """The problems of a JSON Lines file, plain or .gz. Raises InputError with file and line."""
     if path is None:
         raise InputError("this model needs --train_data and --eval_data")
-    problems = []
+    problems, opener = [], gzip.open if str(path).endswith(".gz") else open
     try:
-        opener = gzip.open if str(path).endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        problems.append(parse_problem(json.loads(line)))
-                    except (json.JSONDecodeError, InputError) as error:
-                        raise InputError(f"{path}:{number}: {error}") from None
+        with opener(path, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            problems += [parse_problem(json.loads(line))] if line.strip() else []
+        except (json.JSONDecodeError, InputError) as error:
+            raise InputError(f"{path}:{number}: {error}") from None
     if not problems:
         raise InputError(f"{path} holds no problem")
     return problems
@@ -483,21 +455,16 @@ def load_problems(path):
 def questions_of_step(problems, step, config):
     """The Q problems of a step (counted from 0). The order of each pass over the data follows from
     seed and pass alone, so a resumed run needs to know nothing but its step."""
-    Q, orders, picked = config.questions_per_step, {}, []
-    for position in range(step * Q, (step + 1) * Q):
-        epoch, index = divmod(position, len(problems))
-        if epoch not in orders:
-            rng = random.Random(f"{config.seed} order {epoch}")
-            orders[epoch] = rng.sample(problems, len(problems))
-        picked.append(orders[epoch][index])
-    return picked
+    n, positions = len(problems), range(step * config.questions_per_step,
+                                        (step + 1) * config.questions_per_step)
+    orders = {epoch: random.Random(f"{config.seed} order {epoch}").sample(problems, n)
+              for epoch in {position // n for position in positions}}
+    return [orders[position // n][position % n] for position in positions]
 
 # ---- Sampling ------------------------------------------------------------------------------------
-
 def prompt_ids(tokenizer, text, thinking=False):
-    """Token ids of a user's message, up to where the assistant begins to write; plain text where
-    there is no chat template. Student and teacher both come through here: with thinking on for
-    one of them alone, their first tokens would disagree for no reason."""
+    """Token ids of a user's message, up to where the assistant begins to write. Student and teacher
+    share it: with thinking on for one alone, their first tokens would disagree for no reason."""
     if tokenizer.chat_template is None:
         return tokenizer(text + "\n").input_ids
     text = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
@@ -518,18 +485,17 @@ def cut_at_stop(ids, stops):
     return ids[:next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))]
 
 @torch.no_grad()
-def sample(model, tokenizer, prompts, config, seed):
+def sample(model, tokenizer, prompts, config, seed, bar):
     """One response, a list of ids, for each prompt. Each generate() call is seeded by `seed` (a
     str) and its place alone: to repeat a draw, no state of a generator has to be kept."""
     stops, responses = stop_tokens(model, tokenizer), []
     settings = GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=stops,
                                 pad_token_id=stops[0], do_sample=False)
-    if config.temperature > 0:      # top_k None would become that of the model's own config: 20
+    if config.temperature > 0:      # top_k None would mean the model's own (Qwen3: 20)
         settings.update(do_sample=True, temperature=config.temperature, top_p=config.top_p, top_k=0)
     model.eval()                    # in train mode, checkpointing drops the KV cache: wrong text
     devices = [model.device] if model.device.type == "cuda" else []
-    bar = tqdm(total=len(prompts), desc="rollouts", leave=False)
-    with bar, torch.random.fork_rng(devices):
+    with tqdm(total=len(prompts), desc=bar, leave=False) as bar, torch.random.fork_rng(devices):
         for start in range(0, len(prompts), config.rollout_batch):
             batch = prompts[start:start + config.rollout_batch]
             width = max(map(len, batch))
@@ -540,10 +506,11 @@ def sample(model, tokenizer, prompts, config, seed):
                                  generation_config=settings)
             responses += [cut_at_stop(row, stops) for row in out[:, width:].tolist()]
             bar.update(len(batch))
+    if devices:
+        torch.cuda.empty_cache()    # the update needs what the KV cache held, in other sizes
     return responses
 
 # ---- Answers -------------------------------------------------------------------------------------
-
 def extract_answer(text):
     """The last boxed expression of a text (braces may nest), else its last number, else None."""
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
@@ -560,14 +527,7 @@ def math_equal(candidate, answer):
     """Are two final answers the same, white space aside?"""
     return "".join(candidate.split()) == "".join(answer.split())
 
-def verify_all(pairs):
-    """verify() of many (problem, text) pairs, in order."""
-    return [verify(problem, text) for problem, text in pairs]
-
 # ---- The policy gradients of the baselines -------------------------------------------------------
-# With one update per batch the ratio is 1 and no ratio is clipped. Then gspo's gradient is grpo's;
-# dapo keeps its token mean, filter and length penalty, rlsd its weights, dr_grpo all of itself.
-
 def give_advantages(group, method, config):
     """Sets the advantage of each rollout of a group (Eq. 1). The standard deviation is the unbiased
     one, as in public implementations (the papers do not say). Equal rewards give 0. DAPO's length
@@ -582,9 +542,8 @@ def give_advantages(group, method, config):
         rollout.advantage = advantage
 
 def give_weights(rollouts, mean, config):
-    """Sets the weight of each rollout's tokens in a sum over all tokens: 1/(N |o_i|), the mean over
-    rollouts of their means; 1 / sum |o_i| (DAPO); or 1/(N max_new_tokens), which favours no length
-    (Dr. GRPO: its paper prints no constant, its code divides by the limit)."""
+    """Sets the weight of each rollout's tokens: 1/(N |o_i|); 1 / sum |o_i| (DAPO); or, to favour no
+    length, 1/(N max_new_tokens) (Dr. GRPO's code; its paper prints no constant)."""
     N, tokens = len(rollouts), sum(len(r.response) for r in rollouts)
     for r in rollouts:
         r.weight = 1 / {"rollout": N * len(r.response), "token": tokens,
@@ -623,8 +582,7 @@ class ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def chunks(tokens, C, sides):
-        """Each chunk's rows, logits and tokens; the last one padded to C, so that one shape
-        compiles."""
+        """Each chunk's rows, logits and tokens, the last one padded to C: one shape to compile."""
         for start in range(0, len(tokens), C):
             rows = slice(start, min(start + C, len(tokens)))
             pad = start + C - rows.stop
@@ -677,8 +635,8 @@ def hidden_and_head(model, prompts, responses):
     if model is None:
         return None, None
     rows = [p + r[:-1] for p, r in zip(prompts, responses)]     # the last token predicts nothing
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+    padded = [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
+    ids = torch.tensor(padded, device=model.device)                                     # [B,width]
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state     # [B,width,H]
     hidden = torch.cat([h[len(p) - 1:len(row)] for h, p, row in zip(hidden, prompts, rows)])
     return hidden, model.get_output_embeddings().weight
@@ -707,54 +665,75 @@ def measure(models, rollouts, config):
             rollout.logp, rollout.credit = logp[i], credit[i]
 
 # ---- Master weights ------------------------------------------------------------------------------
-
 class MasterAdamW:
-    """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights, gradients summed in float32.
-    At lr 1e-6 a step is smaller than the spacing of bf16 numbers: AdamW straight on bf16 weights
-    changes 2% of them in 50 steps; and a bf16 sum over 128 micro-batches loses the small ones."""
+    """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights in host memory, gradients
+    summed in float32. At lr 1e-6 a step is smaller than the spacing of bf16 numbers: AdamW straight
+    on them changes 2% of the weights in 50 steps. And a bf16 sum loses small micro-batches."""
 
     def __init__(self, model, config):
-        self.max_norm = config.max_grad_norm
+        self.sums = {}                      # of gradients; none while the rollouts need the room
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.master = [p.detach().to(torch.float32, copy=True) for p in self.weights]
-        self.sums = [torch.zeros_like(p, dtype=torch.float32) for p in self.weights]
+        self.master = [p.detach().to("cpu", torch.float32, copy=True) for p in self.weights]
         self.adamw = torch.optim.AdamW(self.master, config.learning_rate, (0.9, 0.95), 1e-8,
                                        weight_decay=0.0, fused=True)
-        for weight, total in zip(self.weights, self.sums):
-            weight.register_post_accumulate_grad_hook(lambda w, total=total: self.collect(w, total))
+        for i, weight in enumerate(self.weights):
+            weight.register_post_accumulate_grad_hook(lambda w, i=i: self.collect(w, i))
 
-    @staticmethod
-    def collect(weight, total):
-        """Called when a micro-batch's gradient of one weight is complete: sums it up and frees
-        it."""
-        total += weight.grad
+    def collect(self, weight, i):
+        """Runs when a micro-batch's gradient of one weight is complete: adds and frees it."""
+        total = self.sums.get(i)
+        self.sums[i] = weight.grad.float() if total is None else total.add_(weight.grad)
         weight.grad = None
 
     @torch.no_grad()
     def step(self, loss):
-        """Clips, steps, zeroes the sums. Returns the norm before clipping, and whether the step was
-        skipped because the loss or the norm is not finite."""
-        norm = torch.stack([total.norm() for total in self.sums]).norm().item()
+        """Clips, steps, forgets the sums. Returns the norm before clipping, and whether the step
+        was skipped because the loss or the norm is not finite."""
+        norm = torch.stack([total.norm() for total in self.sums.values()]).norm().item()
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
             tqdm.write(f"step skipped: loss {loss}, gradient norm {norm}")
-        else:
-            for master, total in zip(self.master, self.sums):
-                master.grad = total.mul_(min(1.0, self.max_norm / (norm + 1e-6)))
+            self.sums.clear()
+        scale = min(1.0, 1.0 / (norm + 1e-6))                   # clipping at 1.0
+        while self.sums:                    # one by one: the host has no room for all gradients
+            i, total = self.sums.popitem()
+            self.master[i].grad = total.mul_(scale).cpu()
             self.adamw.step()
-            self.publish()
-        for total in self.sums:
-            total.zero_()
+            self.master[i].grad = None
+            self.weights[i].copy_(self.master[i])
         return norm, skipped
 
-    @torch.no_grad()
-    def publish(self):
-        """Rounds the master weights into the model."""
-        for weight, master in zip(self.weights, self.master):
-            weight.copy_(master)
+# ---- Metrics -------------------------------------------------------------------------------------
+def pass_at_k(n, c, k):
+    """The unbiased estimate of pass@k from c successes in n samples (2107.03374), or ValueError."""
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@{k} from {c} successes in {n} samples")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+def credit_share(rollouts, w):
+    """Share of sum_t |A_t| within |t - tau| <= w, pooled over failed rollouts (Table 5)."""
+    taus = [divergence(r.response, r.peer.response) for r in rollouts]
+    near = sum(r.credit[max(0, t - w):t + w + 1].abs().sum().item() for r, t in zip(rollouts, taus))
+    total = sum(r.credit.abs().sum().item() for r in rollouts)
+    return near / total if total else math.nan
+
+def mean(values):
+    """The mean; nan where there is nothing."""
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
+
+def rollout_metrics(groups):
+    """Figures of a step's rollouts; `coverage_expected` is Eq. 12 at the groups' pass rates."""
+    rollouts, rates = [r for g in groups for r in g], [mean(r.reward for r in g) for g in groups]
+    return {"reward": mean(rates), "peer_share": mean(float(r.peer is not None) for r in rollouts),
+            "coverage": mean(float(r.peer is not None and not r.reward) for r in rollouts),
+            "coverage_expected": mean(coverage(p, len(groups[0])) for p in rates),
+            "all_right_share": mean(float(p == 1) for p in rates),
+            "all_wrong_share": mean(float(p == 0) for p in rates),
+            "response_tokens": mean(len(r.response) for r in rollouts),
+            "truncated_share": mean(float(r.truncated) for r in rollouts)}
 
 # ---- Loading, logging, saving --------------------------------------------------------------------
-
 class Models(NamedTuple):
     """The student; its teacher (itself, if live) or None; pi_0 or None; token_terms."""
     student: torch.nn.Module
@@ -762,8 +741,12 @@ class Models(NamedTuple):
     reference: torch.nn.Module | None
     terms: object = token_terms
 
+SCALED_HEADS = ("final_logit_softcapping logits_soft_cap output_logit_soft_cap logit_scale "
+                "logits_scaling lm_head_multiplier logits_mup_width_multiplier").split()
+
 def load_models(config):
     """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU."""
+    transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
 
@@ -775,6 +758,9 @@ def load_models(config):
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {config.model}: {reason}") from None
+    for name in SCALED_HEADS:
+        if vars(student.config).get(name) not in (None, 1, 1.0):
+            raise InputError(f"{config.model} scales or caps its logits ({name}): not supported")
     if config.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     taught = METHODS[config.method].context != ""
@@ -786,53 +772,12 @@ def load_models(config):
     return tokenizer, Models(student, teacher, initial if config.beta > 0 else None,
                              compiled_terms(config, device))
 
-@torch.no_grad()
-def move_teacher(models, config):
-    """After each step, an ema teacher goes 1% of the way to the student."""
-    if models.teacher is not None and config.teacher == "ema":
-        for old, new in zip(models.teacher.parameters(), models.student.parameters()):
-            old.lerp_(new, 0.01)
-
-def pass_at_k(n, c, k):
-    """The unbiased estimate of pass@k from c successes in n samples (2107.03374). Raises ValueError
-    unless 0 <= c <= n and 1 <= k <= n."""
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(f"pass@{k} from {c} successes in {n} samples")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
-
-def credit_share(rollouts, w):
-    """Share of sum_t |A_t| within |t - tau| <= w, pooled over failed rollouts (Table 5)."""
-    near = total = 0.0
-    for rollout in rollouts:
-        tau, credit = divergence(rollout.response, rollout.peer.response), rollout.credit.abs()
-        near += credit[max(0, tau - w):tau + w + 1].sum().item()
-        total += credit.sum().item()
-    return near / total if total else math.nan
-
-def mean(values):
-    """The mean; nan where there is nothing."""
-    values = list(values)
-    return sum(values) / len(values) if values else math.nan
-
-def rollout_metrics(groups):
-    """What a step's rollouts look like, as a flat dict. `coverage` is the share that fails and has
-    a peer, `coverage_expected` what Eq. 12 says of it at the groups' pass rates."""
-    rollouts, rates = [r for g in groups for r in g], [mean(r.reward for r in g) for g in groups]
-    return {"reward": mean(rates), "peer_share": mean(float(r.peer is not None) for r in rollouts),
-            "coverage": mean(float(r.peer is not None and not r.reward) for r in rollouts),
-            "coverage_expected": mean(coverage(p, len(groups[0])) for p in rates),
-            "all_right_share": mean(float(p == 1) for p in rates),
-            "all_wrong_share": mean(float(p == 0) for p in rates),
-            "response_tokens": mean(len(r.response) for r in rollouts),
-            "truncated_share": mean(float(r.truncated) for r in rollouts)}
-
 STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
 
 class Run:
     """The run's folder: config.json, metrics.jsonl, checkpoint/, credit.html. A checkpoint is
-    written beside the last one and then takes its place. All random draws follow from seed and
-    step, so it holds no state of a generator: weights, optimizer, teacher, buffer and step are all
-    there is."""
+    written beside the last one, then takes its place. All random draws follow from seed and step:
+    weights, optimizer, teacher, buffer and step are all that it has to hold."""
 
     def __init__(self, config, models, optimizer, tokenizer):
         self.config, self.models, self.optimizer = config, models, optimizer
@@ -857,25 +802,25 @@ class Run:
         """Writes checkpoint/: model and tokenizer in Hugging Face format, the rest in state.pt."""
         new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
         past = {question: [r.response for r in kept] for question, kept in self.past.items()}
-        ema = self.models.teacher.state_dict() if self.config.teacher == "ema" else None
+        moving = self.config.teacher == "ema" and self.models.teacher is not None
         try:
-            shutil.rmtree(new, ignore_errors=True)
+            for stale in (new, old) if last.exists() else (new,):
+                shutil.rmtree(stale, ignore_errors=True)
             self.models.student.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
-            torch.save({"step": step, "rows": len(self.rows), "past": past, "teacher": ema,
+            torch.save({"step": step, "rows": len(self.rows), "past": past,
+                        "teacher": self.models.teacher.state_dict() if moving else None,
                         "config": asdict(self.config), "master": self.optimizer.master,
                         "adamw": self.optimizer.adamw.state_dict()}, new / "state.pt")
             if last.exists():
-                shutil.rmtree(old, ignore_errors=True)
                 last.rename(old)
             new.rename(last)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise InputError(f"cannot save: {error}; the last checkpoint is intact") from None
         shutil.rmtree(old, ignore_errors=True)
 
     def load(self):
-        """Goes back to the last checkpoint, and cuts metrics.jsonl there. Raises InputError if
-        there is none, if it cannot be read, or if the config is another one, naming the field."""
+        """Goes back to the last checkpoint; InputError if it cannot, or if a field has changed."""
         folder = self.out / "checkpoint"
         folder = folder if folder.exists() else self.out / "checkpoint.old"
         try:
@@ -890,10 +835,11 @@ class Run:
         self.step, self.rows = state["step"], [json.loads(row) for row in rows]
         self.past = {question: [Rollout(Problem(question), [], ids, "", False) for ids in kept]
                      for question, kept in state["past"].items()}
-        for master, saved in zip(self.optimizer.master, state["master"]):
-            master.copy_(saved)
         self.optimizer.adamw.load_state_dict(state["adamw"])
-        self.optimizer.publish()
+        with torch.no_grad():
+            for i, saved in enumerate(state["master"]):
+                self.optimizer.master[i].copy_(saved)
+                self.optimizer.weights[i].copy_(saved)
         if state["teacher"]:
             self.models.teacher.load_state_dict(state["teacher"])
 
@@ -911,14 +857,12 @@ class Run:
         tqdm.write(f"step {row['step']:>4}  " + "  ".join(figures))
 
     def finish(self):
-        """The first and the last evaluation side by side, warnings, a failed rollout, and the
-        page."""
+        """First and last evaluation side by side, warnings, failed rollouts, and the page."""
         before, *_, after = [row for row in self.rows if "eval/pass@1" in row] * 2
         print(f"\n{'held-out':<24}{'before':>8}{'after':>8}")
-        for name in before:
-            if name != "step":
-                figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
-                print(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
+        for name in list(before)[1:]:
+            figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
+            print(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
         warnings = signs_of_collapse(self.rows)
         failed = credit_data(self.models, self.tokenizer, self.failed, self.config)
         print(*warnings, *map(coloured, failed[:self.config.show_credit]), sep="\n")
@@ -927,31 +871,29 @@ class Run:
                    rollouts=failed, runs=runs, warnings=warnings)
 
 # ---- Pages ---------------------------------------------------------------------------------------
-
 def signs_of_collapse(rows):
-    """A plain warning for each figure that is much worse over the last quarter of the steps than it
-    was over the best quarter: what users of self-distillation report before and in a collapse."""
-    steps, warnings = [row for row in rows if "reward" in row], []
-    n = max(4, len(steps) // 4)
-    for name, fall in (("reward", 0.7), ("entropy", 0.3), ("response_tokens", 0.5)):
-        quarters = [mean(row[name] for row in steps[i:i + n]) for i in range(len(steps) - n + 1)]
-        if quarters and quarters[-1] < fall * max(quarters):
-            warnings.append(f"warning: {name} fell from {max(quarters):.3g} to {quarters[-1]:.3g}: "
-                            "a collapse? Lower --learning_rate, or take --teacher frozen")
-    if steps and mean(row["truncated_share"] for row in steps[-n:]) > 0.5:
+    """A plain warning for each figure that ends much lower than it once was: what users of
+    self-distillation report of a collapse. Figures of steps are means over a quarter of the run."""
+    warnings, steps = [], [row for row in rows if "reward" in row]
+    evaluations = [row for row in rows if "eval/pass@1" in row]
+    quarter = max(4, len(steps) // 4)
+    for name, fall, found, n in (
+            ("reward", 0.7, steps, quarter), ("response_tokens", 0.5, steps, quarter),
+            *((k, 0.8, evaluations, 1) for k in rows[0] if "/pass@" in k)):
+        means = [mean(row[name] for row in found[i:i + n]) for i in range(len(found) - n + 1)]
+        if means and means[-1] < fall * max(means):
+            warnings.append(f"warning: {name} fell from {max(means):.3g} to {means[-1]:.3g}: a "
+                            "collapse? Try a lower --learning_rate, or --teacher frozen")
+    if steps and mean(row["truncated_share"] for row in steps[-quarter:]) > 0.5:
         warnings.append("warning: more than half of the rollouts are cut at max_new_tokens")
     return warnings
 
 def credit_data(models, tokenizer, failed, config):
-    """What the page shows of failed rollouts with peers: their tokens, tau, credit under HSD's
-    context and under the answer alone, and, for the first eight, teacher's and student's top-5 at
-    tau."""
+    """What the page shows of failed rollouts with peers: tokens, tau, credit under HSD's context
+    and under the answer alone, and, of the first eight, teacher's and student's top-5 at tau."""
     models = models._replace(teacher=models.teacher or models.student)
     answer_only, data = [replace(r) for r in failed], []
-    for r in answer_only:
-        r.context = {"answer": r.problem.answer} if r.problem.answer else {}
-        text = request(r.problem, r.context)
-        r.teacher_prompt = prompt_ids(tokenizer, text, config.thinking)
+    give_contexts(answer_only, "answer", [], config, tokenizer, random.Random(0))
     measure(models, answer_only, config)
     for i, (r, other) in enumerate(zip(failed, answer_only)):
         tau = divergence(r.response, r.peer.response)
@@ -981,8 +923,7 @@ def coloured(rollout):
         rgb = f"255;{fade};{fade}" if credit < 0 else f"{fade};{fade};255"
         text += "><" * (t == rollout["tau"])
         text += f"\x1b[48;2;{rgb};38;2;0;0;0m{token}\x1b[0m" if sys.stdout.isatty() else token
-    peer = "".join(rollout["peer_tokens"])
-    return f"\n{rollout['question']}\n  failed  {text}\n  peer    {peer}"
+    return f"\n{rollout['question']}\n  failed  {text}\n  peer    {''.join(rollout['peer_tokens'])}"
 
 def write_page(path, title, **parts):
     """data/page.html with the JSON of `parts` in it."""
@@ -992,8 +933,7 @@ def write_page(path, title, **parts):
     path.write_text(page.replace("__DATA__", text.replace("<", "\\u003c")), encoding="utf-8")
 
 def report(folders, out):
-    """Draws the runs in some folders together; runs whose configs differ in the seed only, as a
-    band."""
+    """Draws the runs in some folders together; those that differ in the seed alone, as a band."""
     runs = []
     for folder in map(Path, folders):
         try:
@@ -1011,35 +951,32 @@ def report(folders, out):
     print(f"wrote {out}")
 
 # ---- Command line --------------------------------------------------------------------------------
-
 def check(config):
     """Raises InputError, naming the field, where a value of Config makes no sense."""
     for name, allowed in (("method", METHODS), ("teacher", ("live", "frozen", "ema")),
                           ("peer_rule", PEER_RULES)):
         if getattr(config, name) not in allowed:
             raise InputError(f"--{name} {getattr(config, name)}: choose from {', '.join(allowed)}")
-    positive = ("questions_per_step", "group_size", "max_new_tokens", "max_peer_tokens", "top_p",
-                "rollout_batch", "updates_per_batch", "learning_rate", "max_grad_norm",
-                "micro_batch_tokens", "chunk_tokens", "eval_questions", "eval_samples")
+    zero = "steps beta temperature eval_every save_every success_buffer seed show_credit".split()
     for name, value in vars(config).items():
-        if isinstance(value, (int, float)) and (value < 0 or value == 0 and name in positive):
+        if type(value) in (int, float) and (value < 0 or value == 0 and name not in zero):
             raise InputError(f"--{name} {value}: too small")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
 
 def versions():
     """What config.json says of machine and packages."""
-    command, commit = ["git", "-C", str(DATA), "rev-parse", "HEAD"], None
-    if shutil.which("git"):
-        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    command = ["git", "-C", str(DATA), "rev-parse", "HEAD"]
+    git = shutil.which("git") and subprocess.run(command, capture_output=True, text=True)
     return {"python": platform.python_version(), "torch": torch.__version__,
             "transformers": transformers.__version__, "machine": platform.platform(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "commit": commit}
+            "commit": git and git.stdout.strip()}
 
 def main(argv=None):
     """The command line. Bad input: one line on stderr, exit code 2."""
-    config, = HfArgumentParser(Config).parse_args_into_dataclasses(argv)
+    style = {"description": Config.__doc__, "formatter_class": argparse.HelpFormatter}
+    config, = HfArgumentParser(Config, **style).parse_args_into_dataclasses(argv)
 
     def stop(*_):
         if STOP.is_set():

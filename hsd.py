@@ -32,26 +32,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 # ---- Config (section 5) --------------------------------------------------------------------------
 DATA = Path(__file__).resolve().parent / "data"
 
-def option(help, paper, lab=None):
+def option(help, paper, lab=None, **more):
     """A field of Config: the paper's value, and where it differs the lab's, for data/tiny-qwen3."""
     value, shown = (paper, str(paper)) if lab is None else ((paper, lab), f"{paper}; lab {lab}")
-    return field(default=value, metadata={"help": f"{help} [{shown}]"})
+    return field(default=value, metadata={"help": f"{help} [{shown}]", **more})
 
 @dataclass
 class Config:
     """Each field is a flag, --field value. In brackets: the paper's value, or ours; the lab's."""
-    # what is trained, on what
     model: str = option("folder or hub name of a causal LM", str(DATA / "tiny-qwen3"))
     train_data: str = option("problems, JSON Lines or .gz of it", None, str(DATA / "train.jsonl"))
     eval_data: str = option("held-out problems, likewise", None, str(DATA / "eval.jsonl"))
     out: str = option("folder of the run; None: runs/METHOD", None)
-    # the method
     method: str = option("hsd, opsd, sdft, sdpo, grpo, dr_grpo, dapo, gspo, rlsd, grpo+opsd", "hsd")
     teacher: str = option("who teaches: live, frozen (initial) or ema (.99)", "live", "frozen")
     peer_rule: str = option("uniform, nearest, shortest, low_ or high_perplexity", "uniform")
     success_buffer: int = option("past successes kept per question, for groups without any", 0)
     beta: float = option("weight of KL(pi || pi_0); 0 loads no reference model", 1e-3)
-    # rollouts
     questions_per_step: int = option("questions Q of one step", 128, 16)
     group_size: int = option("rollouts G of each question", 8)
     temperature: float = option("temperature of the rollouts; 0 is greedy", 1.0)
@@ -60,7 +57,6 @@ class Config:
     max_peer_tokens: int = option("tokens of the peer that the teacher sees", 4096)
     thinking: bool = option("the chat template's thinking mode, student and teacher alike", False)
     rollout_batch: int = option("sequences of one generate() call", 64, 128)
-    # the update
     steps: int = option("batches of Q x G rollouts; 0 only evaluates", 1500, 40)
     updates_per_batch: int = option("optimizer steps per batch, each on its share of it", 1)
     learning_rate: float = option("AdamW's constant step size", 1e-6, 1e-4)
@@ -69,21 +65,23 @@ class Config:
     compile: bool = option("torch.compile the loss", True)
     gradient_checkpointing: bool = option("recompute activations in backward", True, False)
     seed: int = option("seed of the questions' order, the rollouts and the peers", 0)
-    # looking and saving
     eval_every: int = option("steps between evaluations; 0: before and after only", 100, 0)
     eval_questions: int = option("held-out questions of an evaluation", 500, 128)
     eval_samples: int = option("samples per question; pass@1 is their mean", 16, 8)
-    save_every: int = option("steps between checkpoints; 0: at the end only", 50, 0)
+    save_every: int = option("steps between checkpoints; 0: at the end only", 50, 10)
     show_credit: int = option("failed rollouts to print at the end, coloured by credit", 1)
     report: str = option("only draw the runs in these folders (A,B,...) as report.html", None)
-    resume: bool = option("go on from the checkpoint in the run's folder", False)
-    overwrite: bool = option("delete what the run's folder holds", False)
+    resume: str = option("go on with the run in this folder", None, nargs="?", const=True)
+    overwrite: bool = option("begin anew where the folder holds a run", False)
 
     def __post_init__(self):
         lab = Path(self.model).resolve() == DATA / "tiny-qwen3"
         for name, value in list(vars(self).items()):
             if isinstance(value, tuple):
                 setattr(self, name, value[lab])
+        if str(self.resume).lower() not in ("none", "false", "true"):
+            self.out = self.resume
+        self.resume = str(self.resume).lower() not in ("none", "false")
         self.out = self.out or f"runs/{self.method}"
 
 # ---- Problems and prompts ------------------------------------------------------------------------
@@ -95,8 +93,7 @@ class Problem:
     solution: str | None = None         # an offline reference; HSD's teacher never sees it
     tests: tuple = ()
 
-# The paper prints no prompts; these are ours. Each fixed sentence is ONE token of the tiny model:
-# after a change here, run data/make_tiny.py again.
+# Our prompts (the paper prints none). The tiny model has one token per sentence: data/make_tiny.py.
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
 CODE_INSTRUCTION = "Write a complete Python program, in one ```python block."
 CONTEXTS = {
@@ -111,8 +108,7 @@ CLOSING = ("Now solve the question yourself, from the beginning, "
 FEEDBACK = "The final answer {} is wrong."
 
 def request(problem, context=None):
-    """The user's message: q for the student, [q; c_i] for the teacher, where `context` maps kinds
-    of CONTEXTS to texts. The instruction closes both, so nothing that is cut can take it away."""
+    """The user's message: q, or [q; c_i]. The instruction closes both: no cut can take it away."""
     hints = "".join(CONTEXTS[kind].format(text) for kind, text in (context or {}).items())
     instruction = CODE_INSTRUCTION if problem.tests else INSTRUCTION
     return f"{problem.question}\n\n{hints}{CLOSING if hints else ''}{instruction}"
@@ -151,8 +147,7 @@ def sample_groups(model, tokenizer, problems, config, seed, size=0, prompts=(), 
 
 # ---- Verification (section 5) --------------------------------------------------------------------
 def verify(problem, text):
-    """R in {0, 1}: does the response's last boxed expression, or else its last number, equal a*?
-    Raises InputError where there is no a*."""
+    """R in {0, 1}: does the last boxed expression, or else the last number, equal a*?"""
     if problem.answer is None:
         raise InputError(f"nothing to verify against in {problem.question[:60]!r}")
     candidate = extract_answer(text)
@@ -165,8 +160,7 @@ def successful_peers(rewards):
     return [[j for j, r in enumerate(rewards) if r == 1 and j != i] for i in range(len(rewards))]
 
 def divergence(a, b):
-    """tau: the first position (from 0) where two token lists differ; the shorter length where one
-    begins the other; None where they are equal (Eq. 11)."""
+    """tau (Eq. 11): the first position where two token lists differ, or one ends; None if equal."""
     shared = len(os.path.commonprefix([list(a), list(b)]))
     return None if shared == len(a) == len(b) else shared
 
@@ -203,8 +197,8 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
             path = rollout.peer.response[:config.max_peer_tokens]
             texts["peer"] = tokenizer.decode(path, skip_special_tokens=True)
         if not rollout.reward:
-            texts["feedback"] = (FEEDBACK.format(extract_answer(rollout.text))
-                                 if rollout.problem.answer else "The program fails its tests.")
+            said = None if rollout.truncated else extract_answer(rollout.text)
+            texts["feedback"] = FEEDBACK.format(said) if said else "It is not correct."
         shown = [next((kind for kind in either.split("|") if texts.get(kind)), None)
                  for either in kinds.split("+")]
         rollout.context = {kind: texts[kind] for kind in shown if kind}
@@ -216,7 +210,7 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
 class Method:
     """A row of values; the formulas are in Part II. With one update per batch the ratio is 1 and no
     ratio is clipped: then gspo's gradient is grpo's; dapo keeps its token mean, filter and length
-    penalty, rlsd its weights, dr_grpo all of itself. Distillation has no ratio."""
+    penalty, rlsd its weights, dr_grpo its missing norms. beta is ours, for all of them."""
     context: str = ""               # kinds of CONTEXTS, see give_contexts; "": there is no teacher
     distill: float = 0.0            # weight of KL(teacher || student)
     policy: float = 0.0             # weight of the policy gradient -min(r A, clip(r) A)
@@ -297,9 +291,8 @@ def batch_loss(models, rollouts, step, config):
 
         J = 1/N sum_i 1/|o_i| sum_t [ KL_t(teacher || student) + beta KL_t(student || pi_0) ],
 
-    and the figures to log. The paper leaves the estimator of KL(pi || pi_0) open: ours is the exact
-    KL over the vocabulary at each visited prefix, which is never negative. A rollout without any
-    context (code without a peer) has no distillation loss."""
+    and figures to log. The paper leaves the estimator of KL(pi || pi_0) open: ours is the exact one
+    over the vocabulary at each visited prefix. Without any context there is no distillation."""
     method, terms = METHODS[config.method], score(models, rollouts, config)
     lengths = [len(r.response) for r in rollouts]
 
@@ -307,8 +300,7 @@ def batch_loss(models, rollouts, step, config):
         return torch.tensor(values).repeat_interleave(torch.tensor(lengths)).to(terms.kl)
     w = per_token([r.weight for r in rollouts])
     taught = per_token([float(bool(r.context)) for r in rollouts])
-    kl, kl_reference = (w * taught * terms.kl).sum(), (w * terms.kl_reference).sum()
-    loss = method.distill * kl + config.beta * kl_reference
+    loss = (w * (method.distill * taught * terms.kl + config.beta * terms.kl_reference)).sum()
     if method.policy:
         advantages, old = per_token([r.advantage for r in rollouts]), terms.student_logp.detach()
         if method.reweight:
@@ -317,30 +309,31 @@ def batch_loss(models, rollouts, step, config):
             old = torch.cat([r.logp for r in rollouts]).to(old)
         policy = policy_loss(terms.student_logp, old, advantages, lengths, method)
         loss = loss + method.policy * (w * policy).sum()
-    entropy = w @ terms.entropy
-    return loss, {"loss": loss, "kl": kl, "kl_reference": kl_reference, "entropy": entropy}
+    share = per_token([1 / n for n in lengths])         # figures: sums of the rollouts' means
+    return loss, {"kl": share @ (taught * terms.kl).detach(), "entropy": share @ terms.entropy,
+                  "kl_reference": share @ terms.kl_reference.detach()}
 
 def update(models, optimizer, rollouts, step, config):
     """One optimizer step on N rollouts. Each token carries its final weight, 1/(N |o_i|) for HSD:
     loss, gradient and figures are exact however the micro-batches are cut."""
-    figures = dict.fromkeys(["loss", "kl", "kl_reference", "entropy"], 0.0)
+    N, figures = len(rollouts), dict.fromkeys(["loss", "kl", "kl_reference", "entropy"], 0.0)
     give_weights(rollouts, METHODS[config.method].mean, config)
     models.student.train()                      # gradient checkpointing works in train mode only
     for batch in tqdm(micro_batches(rollouts, config.micro_batch_tokens), "update", leave=False):
         loss, parts = batch_loss(models, batch, step, config)
         loss.backward()
+        figures["loss"] += loss.item()
         for name, value in parts.items():
-            figures[name] += value.item()
-    norm, skipped = optimizer.step(figures["loss"]) if rollouts else (0.0, True)
+            figures[name] += value.item() / N
+    norm, skipped = optimizer.step(figures["loss"]) if rollouts else (math.nan, True)
     for name, model in (("kl", models.teacher), ("kl_reference", models.reference)):
         figures[name] = math.nan if model is None else figures[name]
     return {**figures, "grad_norm": norm, "skipped_steps": int(skipped)}
 
 # ---- Evaluation (sections 3, 5) ------------------------------------------------------------------
 def evaluate(models, tokenizer, problems, config, step):
-    """Held-out pass@1 (mean over n samples) and pass@k; the self-teacher's accuracy: one sample of
-    the same weights, with answer and peer in the prompt, per question that has a peer; and the
-    share of credit within 8 tokens of the divergence, over up to 128 failed rollouts."""
+    """Held-out pass@k; the self-teacher's accuracy, one sample of the same weights with answer and
+    peer in the prompt, where there is a peer; credit near tau, over 128 failed rollouts at most."""
     config = replace(config, peer_rule="uniform")
     n, name, rng = config.eval_samples, f"{config.seed} eval", random.Random(config.seed)
     groups = sample_groups(models.student, tokenizer, problems, config, name, n, bar="evaluation")
@@ -354,7 +347,8 @@ def evaluate(models, tokenizer, problems, config, step):
                            f"{name} teacher", 1, [r.teacher_prompt for r in taught], "self-teacher")
     row["eval/teacher_pass@1"] = mean(group[0].reward for group in hinted)
     failed = [r for group in groups for r in group if r.peer and not r.reward][:128]
-    measure(models._replace(teacher=models.teacher or models.student), failed, config)
+    teacher = models.teacher or models.student
+    measure(models._replace(teacher=teacher, reference=None), failed, config)
     row["eval/credit_share@8"] = credit_share(failed, 8)
     return row, failed
 
@@ -363,6 +357,8 @@ def train(config):
     """Runs the method as `config` says. Returns the metric rows: what metrics.jsonl holds."""
     train_problems = load_problems(config.train_data)
     eval_problems = load_problems(config.eval_data)[:config.eval_questions]
+    if any(problem.tests for problem in train_problems + eval_problems):
+        raise InputError("problems with tests can be read, but programs cannot be verified yet")
     tokenizer, models = load_models(config)
     run = Run(config, models, MasterAdamW(models.student, config), tokenizer)
     if run.step == 0:
@@ -373,6 +369,7 @@ def train(config):
         problems = questions_of_step(train_problems, step, config)
         groups = sample_groups(models.student, tokenizer, problems, config, f"{config.seed} {step}")
         metrics = learn(models, run.optimizer, groups, run.past, tokenizer, step, config)
+        run.failed = []                                 # their credit is that of older weights
         run.log({"step": step + 1, **rollout_metrics(groups), **metrics,
                  "seconds": time.time() - start})
         if run.due(step + 1, config.eval_every):
@@ -399,11 +396,11 @@ def learn(models, optimizer, groups, past, tokenizer, step, config):
         del successes[:max(0, len(successes) - config.success_buffer)]
     if method.mixed_only:
         rollouts = [r for g in groups for r in g if 0 < sum(other.reward for other in g) < len(g)]
-    rows = [update(models, optimizer, rollouts[i::config.updates_per_batch], step, config)
-            for i in range(config.updates_per_batch)]
+    parts = [rollouts[i::config.updates_per_batch] for i in range(config.updates_per_batch)]
+    rows = [update(models, optimizer, part, step, config) for part in parts if part or not rollouts]
     if method.context and config.teacher == "ema":              # it goes 1% of the way each step
         for old, new in zip(models.teacher.parameters(), models.student.parameters()):
-            old.lerp_(new.detach(), 0.01)
+            old.lerp_(new.detach().float(), 0.01)
     return {name: mean(row[name] for row in rows) for name in rows[0]}
 
 # ================================== Part II: what makes it real ===================================
@@ -420,12 +417,13 @@ def parse_problem(row):
     if not isinstance(question, str) or not question.strip():
         raise InputError("no text under question, problem or prompt")
     answer, solution = row.get("answer"), row.get("solution")
-    tests = row.get("tests") or row.get("test_list") or ()
+    tests = row.get("tests") or row.get("test_list") or []
+    tests = tests if isinstance(tests, list) else [tests]
     if "test" in row and "entry_point" in row:                              # HumanEval
         tests = [f"{row['test']}\n\ncheck({row['entry_point']})"]
     if isinstance(answer, str) and "####" in answer:                        # GSM8K
         solution, answer = (part.strip() for part in answer.rsplit("####", 1))
-    if answer is None and isinstance(solution, str) and "\\boxed" in solution:                # MATH
+    if answer in (None, "") and isinstance(solution, str) and "\\boxed" in solution:      # MATH
         answer = extract_answer(solution)
     if tests:
         return Problem(question.strip(), None, solution, tuple(tests))
@@ -441,7 +439,7 @@ def load_problems(path):
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     for number, line in enumerate(lines, 1):
         try:
@@ -480,8 +478,7 @@ def stop_tokens(model, tokenizer):
     return sorted(stops)
 
 def cut_at_stop(ids, stops):
-    """The ids up to and with the first stop token. What follows is padding, and may be the same id:
-    a comparison with the pad token would leave the stop token untrained."""
+    """The ids up to and with the first stop token; what follows is padding, often with that id."""
     return ids[:next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))]
 
 @torch.no_grad()
@@ -524,14 +521,14 @@ def extract_answer(text):
     return numbers[-1] if numbers else None
 
 def math_equal(candidate, answer):
-    """Are two final answers the same, white space aside?"""
-    return "".join(candidate.split()) == "".join(answer.split())
+    """Are two final answers the same, but for white space, $ and thousands separators?"""
+    aside = r"\s|\\?\$|(?<=\d),(?=\d{3}(?!\d))"
+    return re.sub(aside, "", candidate) == re.sub(aside, "", answer)
 
 # ---- The policy gradients of the baselines -------------------------------------------------------
 def give_advantages(group, method, config):
-    """Sets the advantage of each rollout of a group (Eq. 1). The standard deviation is the unbiased
-    one, as in public implementations (the papers do not say). Equal rewards give 0. DAPO's length
-    penalty (its Eq. 13, -1 at the limit) is halved: its rewards are +-1, ours are 0/1."""
+    """Sets each rollout's advantage (Eq. 1); the std is the unbiased one, as in public code. DAPO's
+    length penalty (its Eq. 13, -1 at the limit) is halved: its rewards are +-1, ours 0/1."""
     fifth = config.max_new_tokens / 5
     over = [max(0.0, len(r.response) / fifth - 4) if method.overlong else 0.0 for r in group]
     rewards = torch.tensor([r.reward - 0.5 * o for r, o in zip(group, over)])                # [G]
@@ -576,10 +573,8 @@ def project(a, b):
     return a.float() @ b.float()
 
 class ChunkedHead(torch.autograd.Function):
-    """TokenTerms from hidden states [T,H] and heads [V,H]. Gradients reach the student's two alone:
-    a shared head that also learns from the teacher's projection is off by more than twice its norm.
-    The head's gradient is summed over the chunks in float32."""
-
+    """TokenTerms from hidden states [T,H] and heads [V,H]. Gradients reach the student's alone: a
+    shared head that learns from the teacher's projection too is off by more than twice its norm."""
     @staticmethod
     def chunks(tokens, C, sides):
         """Each chunk's rows, logits and tokens, the last one padded to C: one shape to compile."""
@@ -642,8 +637,7 @@ def hidden_and_head(model, prompts, responses):
     return hidden, model.get_output_embeddings().weight
 
 def micro_batches(rollouts, budget):
-    """The rollouts in batches of at most `budget` padded tokens, at least one rollout each, sorted
-    by length, longest first: what does not fit fails at once, not an hour later."""
+    """Batches of at most `budget` padded tokens (or of one rollout), longest first."""
     def length(r):
         return max(len(r.prompt), len(r.teacher_prompt)) + len(r.response)
     batches, width = [], 0
@@ -667,9 +661,7 @@ def measure(models, rollouts, config):
 # ---- Master weights ------------------------------------------------------------------------------
 class MasterAdamW:
     """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights in host memory, gradients
-    summed in float32. At lr 1e-6 a step is smaller than the spacing of bf16 numbers: AdamW straight
-    on them changes 2% of the weights in 50 steps. And a bf16 sum loses small micro-batches."""
-
+    summed in float32. At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps."""
     def __init__(self, model, config):
         self.sums = {}                      # of gradients; none while the rollouts need the room
         self.weights = [p for p in model.parameters() if p.requires_grad]
@@ -687,8 +679,8 @@ class MasterAdamW:
 
     @torch.no_grad()
     def step(self, loss):
-        """Clips, steps, forgets the sums. Returns the norm before clipping, and whether the step
-        was skipped because the loss or the norm is not finite."""
+        """Clips, steps, clears; a loss or norm that is not finite skips. Returns (norm,
+        skipped)."""
         norm = torch.stack([total.norm() for total in self.sums.values()]).norm().item()
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
@@ -752,15 +744,22 @@ def load_models(config):
 
     def load(trained):
         model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype).to(device)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0              # teacher and student must not differ by chance
         return model.requires_grad_(trained)
     try:
         tokenizer, student = AutoTokenizer.from_pretrained(config.model), load(trained=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {config.model}: {reason}") from None
     for name in SCALED_HEADS:
         if vars(student.config).get(name) not in (None, 1, 1.0):
             raise InputError(f"{config.model} scales or caps its logits ({name}): not supported")
+    if student.get_output_embeddings().bias is not None:
+        raise InputError(f"the head of {config.model} has a bias: not supported")
+    # generate() fills what we leave open from here: nothing but pi itself may shape the rollouts
+    student.generation_config = GenerationConfig(eos_token_id=stop_tokens(student, tokenizer))
     if config.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     taught = METHODS[config.method].context != ""
@@ -768,16 +767,16 @@ def load_models(config):
     initial = load(trained=False) if frozen else None       # one copy is both pi_0 and teacher
     teacher = {"live": student, "frozen": initial}.get(config.teacher) if taught else None
     if taught and config.teacher == "ema":
-        teacher = load(trained=False)
+        teacher = load(trained=False).float()               # bf16 would round its steps of 1% away
     return tokenizer, Models(student, teacher, initial if config.beta > 0 else None,
                              compiled_terms(config, device))
 
 STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
+MAY_DIFFER = "seed versions out overwrite resume report show_credit save_every".split()
 
 class Run:
-    """The run's folder: config.json, metrics.jsonl, checkpoint/, credit.html. A checkpoint is
-    written beside the last one, then takes its place. All random draws follow from seed and step:
-    weights, optimizer, teacher, buffer and step are all that it has to hold."""
+    """The run's folder. A checkpoint is written beside the last one, then takes its place. Draws
+    all follow from seed and step: weights, optimizer, teacher, buffer and step are all it holds."""
 
     def __init__(self, config, models, optimizer, tokenizer):
         self.config, self.models, self.optimizer = config, models, optimizer
@@ -788,15 +787,18 @@ class Run:
         elif self.out.exists() and any(self.out.iterdir()):
             if not config.overwrite:
                 raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
-            shutil.rmtree(self.out)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            about = json.dumps(asdict(config) | {"versions": versions()}, indent=1)
-            (self.out / "config.json").write_text(about)
-            lines = [json.dumps(row) + "\n" for row in self.rows]
-            (self.out / "metrics.jsonl").write_text("".join(lines))
-        except OSError as error:
-            raise InputError(f"cannot write to {self.out}: {error}") from None
+            for end in ("", ".new", ".old"):            # what else lies there is not ours
+                shutil.rmtree(self.out / f"checkpoint{end}", ignore_errors=True)
+        self.out.mkdir(parents=True, exist_ok=True)
+        git = shutil.which("git") and subprocess.run(
+            ["git", "-C", str(DATA), "rev-parse", "HEAD"], capture_output=True, text=True)
+        about = {"python": platform.python_version(), "torch": torch.__version__,
+                 "transformers": transformers.__version__, "machine": platform.platform(),
+                 "cuda": torch.version.cuda, "commit": git and git.stdout.strip()}
+        about = asdict(config) | {"versions": about}
+        (self.out / "config.json").write_text(json.dumps(about, indent=1))
+        (self.out / "metrics.new").write_text("".join(json.dumps(r) + "\n" for r in self.rows))
+        (self.out / "metrics.new").rename(self.out / "metrics.jsonl")
 
     def save(self, step):
         """Writes checkpoint/: model and tokenizer in Hugging Face format, the rest in state.pt."""
@@ -823,6 +825,8 @@ class Run:
         """Goes back to the last checkpoint; InputError if it cannot, or if a field has changed."""
         folder = self.out / "checkpoint"
         folder = folder if folder.exists() else self.out / "checkpoint.old"
+        if not folder.exists():
+            raise InputError(f"{self.out} holds no checkpoint")
         try:
             state = torch.load(folder / "state.pt", weights_only=True)
             rows = (self.out / "metrics.jsonl").read_text().splitlines()[:state["rows"]]
@@ -830,7 +834,7 @@ class Run:
             raise InputError(f"cannot resume from {folder}: {error}") from None
         for name, old in state["config"].items():
             new = vars(self.config)[name]
-            if new != old and name not in ("out", "resume", "overwrite", "steps"):
+            if new != old and name not in (*MAY_DIFFER[1:], "steps"):
                 raise InputError(f"cannot resume: --{name} was {old} and is {new}")
         self.step, self.rows = state["step"], [json.loads(row) for row in rows]
         self.past = {question: [Rollout(Problem(question), [], ids, "", False) for ids in kept]
@@ -859,7 +863,7 @@ class Run:
     def finish(self):
         """First and last evaluation side by side, warnings, failed rollouts, and the page."""
         before, *_, after = [row for row in self.rows if "eval/pass@1" in row] * 2
-        print(f"\n{'held-out':<24}{'before':>8}{'after':>8}")
+        print(f"\n{'held-out, at step':<24}{before['step']:>8}{after['step']:>8}")
         for name in list(before)[1:]:
             figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
             print(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
@@ -867,20 +871,21 @@ class Run:
         failed = credit_data(self.models, self.tokenizer, self.failed, self.config)
         print(*warnings, *map(coloured, failed[:self.config.show_credit]), sep="\n")
         runs = [{"name": self.out.name, "label": self.config.method, "rows": self.rows}]
-        write_page(self.out / "credit.html", f"{self.config.method} on {self.config.model}",
-                   rollouts=failed, runs=runs, warnings=warnings)
+        if failed:              # else these weights were not evaluated: an earlier page stays
+            write_page(self.out / "credit.html", f"{self.config.method} on {self.config.model}",
+                       rollouts=failed, runs=runs, warnings=warnings)
 
 # ---- Pages ---------------------------------------------------------------------------------------
 def signs_of_collapse(rows):
-    """A plain warning for each figure that ends much lower than it once was: what users of
-    self-distillation report of a collapse. Figures of steps are means over a quarter of the run."""
+    """A plain warning for each figure that ends much lower than it once was."""
     warnings, steps = [], [row for row in rows if "reward" in row]
+    steps = steps if len(steps) >= 20 else []           # fewer say too little
     evaluations = [row for row in rows if "eval/pass@1" in row]
     quarter = max(4, len(steps) // 4)
     for name, fall, found, n in (
             ("reward", 0.7, steps, quarter), ("response_tokens", 0.5, steps, quarter),
-            *((k, 0.8, evaluations, 1) for k in rows[0] if "/pass@" in k)):
-        means = [mean(row[name] for row in found[i:i + n]) for i in range(len(found) - n + 1)]
+            *((k, 0.8, evaluations, 1) for k in rows[0] if "pass@" in k)):
+        means = [mean(row[name] or 0 for row in found[i:i + n]) for i in range(len(found) - n + 1)]
         if means and means[-1] < fall * max(means):
             warnings.append(f"warning: {name} fell from {max(means):.3g} to {means[-1]:.3g}: a "
                             "collapse? Try a lower --learning_rate, or --teacher frozen")
@@ -891,8 +896,8 @@ def signs_of_collapse(rows):
 def credit_data(models, tokenizer, failed, config):
     """What the page shows of failed rollouts with peers: tokens, tau, credit under HSD's context
     and under the answer alone, and, of the first eight, teacher's and student's top-5 at tau."""
-    models = models._replace(teacher=models.teacher or models.student)
-    answer_only, data = [replace(r) for r in failed], []
+    models = models._replace(teacher=models.teacher or models.student, reference=None)
+    answer_only, data = [replace(r) for r in failed], []       # all failed: no peers among them
     give_contexts(answer_only, "answer", [], config, tokenizer, random.Random(0))
     measure(models, answer_only, config)
     for i, (r, other) in enumerate(zip(failed, answer_only)):
@@ -915,8 +920,7 @@ def top5(model, tokenizer, ids):
     return [[tokenizer.decode([token]), value] for token, value in zip(tokens.tolist(), p.tolist())]
 
 def coloured(rollout):
-    """A failed rollout for the terminal: the redder a token, the less the teacher would have
-    written it, the bluer, the more; >< stands at the divergence. Its peer is below."""
+    """A failed rollout, red where the teacher disagrees, >< at the divergence; and its peer."""
     text = ""
     for t, (token, credit) in enumerate(zip(rollout["tokens"], rollout["credit"])):
         fade = 255 - int(200 * min(1.0, (abs(credit) / 2) ** 0.5))
@@ -941,7 +945,7 @@ def report(folders, out):
             rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(f"no run in {folder}: {error}") from None
-        own = {k: v for k, v in config.items() if k not in ("seed", "out", "versions")}
+        own = {k: v for k, v in config.items() if k not in MAY_DIFFER}
         runs.append({"name": folder.name, "config": own, "rows": rows})
     for run in runs:                    # the label: the fields in which the runs differ
         own = run["config"].items()
@@ -959,24 +963,18 @@ def check(config):
             raise InputError(f"--{name} {getattr(config, name)}: choose from {', '.join(allowed)}")
     zero = "steps beta temperature eval_every save_every success_buffer seed show_credit".split()
     for name, value in vars(config).items():
-        if type(value) in (int, float) and (value < 0 or value == 0 and name not in zero):
-            raise InputError(f"--{name} {value}: too small")
+        most = 1 if name == "top_p" else sys.float_info.max
+        if type(value) in (int, float) and not (0 < value <= most or value == 0 and name in zero):
+            raise InputError(f"--{name} {value}: out of range")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
-
-def versions():
-    """What config.json says of machine and packages."""
-    command = ["git", "-C", str(DATA), "rev-parse", "HEAD"]
-    git = shutil.which("git") and subprocess.run(command, capture_output=True, text=True)
-    return {"python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "machine": platform.platform(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "commit": git and git.stdout.strip()}
 
 def main(argv=None):
     """The command line. Bad input: one line on stderr, exit code 2."""
     style = {"description": Config.__doc__, "formatter_class": argparse.HelpFormatter}
-    config, = HfArgumentParser(Config, **style).parse_args_into_dataclasses(argv)
+    parser = HfArgumentParser(Config, **style)
+    config, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    STOP.clear()
 
     def stop(*_):
         if STOP.is_set():
@@ -986,12 +984,14 @@ def main(argv=None):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
+        if unknown:
+            raise InputError(f"unknown: {' '.join(unknown)}")
         check(config)
         if config.report:
             report(config.report.split(","), "report.html")
         else:
             train(config)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"hsd.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

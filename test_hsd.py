@@ -1025,7 +1025,9 @@ def rows_of(out):
 
 
 def test_same_seed_same_metrics_and_resume_after_kill_9_is_bit_equal(tmp_path):
-    flags = [f"--{k}={v}" for k, v in {**SHORT, "success_buffer": 2, "save_every": 2}.items()]
+    flags = [
+        f"--{k}={v}" for k, v in {**SHORT, "steps": 6, "success_buffer": 2, "save_every": 3}.items()
+    ]
     hsd.main([*flags, "--out", str(tmp_path / "whole")])
     code = (
         "import os, hsd; save = hsd.Run.save\n"
@@ -1033,9 +1035,9 @@ def test_same_seed_same_metrics_and_resume_after_kill_9_is_bit_equal(tmp_path):
         f"hsd.Run.save = then_die; hsd.main({[*flags, '--out', str(tmp_path / 'killed')]})"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
-    assert [row["step"] for row in rows_of(tmp_path / "killed")] == [0, 1, 2]
+    assert [row["step"] for row in rows_of(tmp_path / "killed")] == [0, 1, 2, 3]
     with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
-        file.write('{"step": 3}\n')  # a row written after the checkpoint
+        file.write('{"step": 4}\n')  # a row written after the checkpoint
     with pytest.raises(SystemExit):
         hsd.main([*flags, "--seed=5", "--resume", "--out", str(tmp_path / "killed")])
     hsd.main([*flags, "--resume", "--out", str(tmp_path / "killed")])

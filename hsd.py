@@ -295,7 +295,6 @@ def batch_loss(models, rollouts, step, config):
     over the vocabulary at each visited prefix. Without any context there is no distillation."""
     method, terms = METHODS[config.method], score(models, rollouts, config)
     lengths = [len(r.response) for r in rollouts]
-
     def per_token(values):                                                                  # [T]
         return torch.tensor(values).repeat_interleave(torch.tensor(lengths)).to(terms.kl)
     w = per_token([r.weight for r in rollouts])
@@ -604,10 +603,10 @@ class ChunkedHead(torch.autograd.Function):
         head_gradient = torch.zeros_like(head, dtype=torch.float32)                         # [V,H]
         for rows, logits, at in ChunkedHead.chunks(tokens, ctx.C, sides):
             n = rows.stop - rows.start
-            g = [F.pad(g[rows], (0, ctx.C - n)) for g in g_terms]
+            weights = [F.pad(g[rows], (0, ctx.C - n)) for g in g_terms]
             with torch.enable_grad():
                 terms = ctx.terms(logits[0].requires_grad_(), *logits[1:], at)
-                weighted = sum((term * g).sum() for term, g in zip(terms[:3], g))
+                weighted = sum((term * w).sum() for term, w in zip(terms[:3], weights))
             logit_gradient = torch.autograd.grad(weighted, logits[0])[0][:n]                # [n,V]
             hidden_gradient[rows] = project(logit_gradient, head).to(hidden_gradient.dtype)
             head_gradient += project(logit_gradient.T, hidden[rows])
@@ -885,7 +884,8 @@ def signs_of_collapse(rows):
     for name, fall, found, n in (
             ("reward", 0.7, steps, quarter), ("response_tokens", 0.5, steps, quarter),
             *((k, 0.8, evaluations, 1) for k in rows[0] if "pass@" in k)):
-        means = [mean(row[name] or 0 for row in found[i:i + n]) for i in range(len(found) - n + 1)]
+        values = [row[name] for row in found if row[name] is not None]
+        means = [mean(values[i:i + n]) for i in range(len(values) - n + 1)]
         if means and means[-1] < fall * max(means):
             warnings.append(f"warning: {name} fell from {max(means):.3g} to {means[-1]:.3g}: a "
                             "collapse? Try a lower --learning_rate, or --teacher frozen")

@@ -1094,8 +1094,12 @@ def test_resume_takes_a_folder_and_overwrite_leaves_what_is_not_ours(tmp_path):
 
 def test_warnings_of_collapse():
     step = {"reward": 0.5, "entropy": 1.0, "response_tokens": 50, "truncated_share": 0.0}
-    first = {"step": 0, "eval/pass@1": 0.3, "eval/pass@8": 0.8}
-    good = [first] + [{"step": i, **step} for i in range(18)] + [{**first, "eval/pass@1": 0.9}]
+    first = {"step": 0, "eval/pass@1": 0.3, "eval/pass@8": 0.8, "eval/teacher_pass@1": 0.9}
+    good = (
+        [first]
+        + [{"step": i, **step} for i in range(18)]
+        + [{**first, "eval/pass@1": 0.9, "eval/teacher_pass@1": None}]
+    )
     assert hsd.signs_of_collapse(good) == [] and hsd.signs_of_collapse([first]) == []
     bad = (
         good

@@ -15,8 +15,9 @@ Part I is the paper, and ends with train(), the algorithm. Part II is what makes
 Shapes: Q questions, G group, T response tokens, C tokens of a chunk, H hidden, V vocabulary.
 """
 from __future__ import annotations
-import argparse, gzip, json, math, os, pickle, platform, random, re          # noqa: E401
-import shutil, signal, subprocess, sys, threading, time             # noqa: E401
+import argparse, gzip, json, math, os, pickle, platform, queue, random, re      # noqa: E401
+import runpy, shutil, signal, subprocess, sys, threading, time                  # noqa: E401
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,6 @@ class Config:
     eval_samples: int = option("samples per question; pass@1 is their mean", 16, 8)
     save_every: int = option("steps between checkpoints; 0: at the end only", 50, 10)
     show_credit: int = option("failed rollouts to print at the end, coloured by credit", 1)
-    report: str = option("only draw the runs in these folders (A,B,...) as report.html", None)
     resume: str = option("go on with the run in this folder", None, nargs="?", const=True)
     overwrite: bool = option("begin anew where the folder holds a run", False)
 
@@ -141,15 +141,21 @@ def sample_groups(model, tokenizer, problems, config, seed, size=0, prompts=(), 
                         tokenizer.decode(response, skip_special_tokens=True),
                         truncated=response[-1] not in stops)
                 for i, response in enumerate(responses)]
-    for rollout in rollouts:
-        rollout.reward = float(not rollout.truncated and verify(rollout.problem, rollout.text))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:        # threads that wait for other processes
+        right = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), rollouts)
+        for rollout, is_right in zip(rollouts, tqdm(right, "verify", len(rollouts), leave=False)):
+            rollout.reward = float(is_right)
     return [rollouts[i:i + size] for i in range(0, len(rollouts), size)]
 
 # ---- Verification (section 5) --------------------------------------------------------------------
 def verify(problem, text):
-    """R in {0, 1}: does the last boxed expression, or else the last number, equal a*?"""
+    """R in {0, 1}. Math: is the last boxed expression, or else the last number, equivalent to a*?
+    Code: does the last fenced block pass every test? InputError where there is neither."""
+    if problem.tests:
+        blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
+        return bool(blocks) and run_tests(blocks[-1], problem.tests)
     if problem.answer is None:
-        raise InputError(f"nothing to verify against in {problem.question[:60]!r}")
+        raise InputError(f"neither an answer nor tests for {problem.question[:60]!r}")
     candidate = extract_answer(text)
     return candidate is not None and math_equal(candidate, problem.answer)
 
@@ -197,7 +203,8 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
             path = rollout.peer.response[:config.max_peer_tokens]
             texts["peer"] = tokenizer.decode(path, skip_special_tokens=True)
         if not rollout.reward:
-            said = None if rollout.truncated else extract_answer(rollout.text)
+            unsaid = rollout.truncated or rollout.problem.tests
+            said = None if unsaid else extract_answer(rollout.text)
             texts["feedback"] = FEEDBACK.format(said) if said else "It is not correct."
         shown = [next((kind for kind in either.split("|") if texts.get(kind)), None)
                  for either in kinds.split("+")]
@@ -356,8 +363,6 @@ def train(config):
     """Runs the method as `config` says. Returns the metric rows: what metrics.jsonl holds."""
     train_problems = load_problems(config.train_data)
     eval_problems = load_problems(config.eval_data)[:config.eval_questions]
-    if any(problem.tests for problem in train_problems + eval_problems):
-        raise InputError("problems with tests can be read, but programs cannot be verified yet")
     tokenizer, models = load_models(config)
     run = Run(config, models, MasterAdamW(models.student, config), tokenizer)
     if run.step == 0:
@@ -506,23 +511,66 @@ def sample(model, tokenizer, prompts, config, seed, bar):
         torch.cuda.empty_cache()    # the update needs what the KV cache held, in other sizes
     return responses
 
-# ---- Answers -------------------------------------------------------------------------------------
+# ---- Answers and programs ------------------------------------------------------------------------
 def extract_answer(text):
     """The last boxed expression of a text (braces may nest), else its last number, else None."""
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if start >= 0:
-        begin, depth = text.index("{", start), 0
-        for i in range(begin, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0)
-            if depth == 0:
-                return text[begin + 1:i].strip()
-    numbers = re.findall(r"-?\d+(?:,\d{3})*(?:\.\d+)?", text)
-    return numbers[-1] if numbers else None
+    opened, last = [], (-1, -1)
+    for brace in re.finditer(r"\\(?:boxed|fbox)\s*\{|(?<!\\)[{}]", text):
+        if brace[0] != "}":
+            opened.append(brace.end() if len(brace[0]) > 1 else None)
+        elif opened and (start := opened.pop()):
+            last = max(last, (start, brace.start()))
+    numbers = re.findall(r"(?:(?<![\w)}])-)?\d+(?:,\d{3})*(?:\.\d+)?", text)
+    return text[slice(*last)].strip() if last[0] >= 0 else numbers[-1] if numbers else None
+
+def child(script, *arguments, **options):
+    """A process that runs a script of data/: it has no torch, no model, no GPU, none of our
+    environment and files, and a process group of its own."""
+    command = [sys.executable, "-I", "-X", "utf8", str(DATA / script), *map(str, arguments)]
+    return subprocess.Popen(command, env={}, start_new_session=True,
+                            **{"stderr": subprocess.DEVNULL, **options})
+
+IDLE = queue.SimpleQueue()              # answers.py processes that wait for their next question
 
 def math_equal(candidate, answer):
-    """Are two final answers the same, but for white space, $ and thousands separators?"""
-    aside = r"\s|\\?\$|(?<=\d),(?=\d{3}(?!\d))"
-    return re.sub(aside, "", candidate) == re.sub(aside, "", answer)
+    """Are two final answers, plain or LaTeX, equivalent? The same text but for white space is; for
+    the rest data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Answers are
+    never evaluated as Python. Raises nothing that a candidate could provoke."""
+    if "".join(candidate.split()) == "".join(answer.split()):
+        return True
+    try:
+        worker = IDLE.get_nowait()
+    except queue.Empty:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        worker = child("answers.py", text=True, **pipes)
+    if worker.poll() is not None:                       # it was ended while idle, by somebody else
+        return math_equal(candidate, answer)
+    print(json.dumps([candidate, answer]), file=worker.stdin, flush=True)
+    verdict = worker.stdout.readline()
+    if not verdict:                                     # too long, or too much memory
+        worker.communicate()
+        return False
+    IDLE.put(worker)
+    return json.loads(verdict)
+
+def run_tests(program, tests, timeout=10.0):
+    """Does a program pass every test, each in `timeout` seconds? A test is a text of asserts
+    (HumanEval, MBPP), or {"input", "output"} for a script whose output is compared by tokens (APPS,
+    LiveCodeBench). The program runs confined, in a process that data/sandbox.py supervises: what it
+    ought to produce never enters it; it may compute, read Python's own files and write to a folder
+    that goes away: no processes, signals, network; limited time, memory and output. This is no
+    boundary against holes in the kernel: run code tasks in a container. InputError for other tests,
+    and where the kernel cannot confine programs (Linux 5.13, Landlock, seccomp)."""
+    for test in tests:
+        pair = isinstance(test, dict) and [type(test.get(key)) for key in ("input", "output")]
+        if pair != [str, str] and not isinstance(test, str):
+            raise InputError(f"a test is asserts, or has an input and an output: {str(test)[:60]}")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child("sandbox.py", "supervise", text=True, **pipes) as process:
+        verdict, errors = process.communicate(json.dumps([program, list(tests), timeout]))
+    if process.returncode:
+        raise InputError(f"programs cannot be tested here: {errors.strip().splitlines()[-1]}")
+    return json.loads(verdict)
 
 # ---- The policy gradients of the baselines -------------------------------------------------------
 def give_advantages(group, method, config):
@@ -771,7 +819,7 @@ def load_models(config):
                              compiled_terms(config, device))
 
 STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
-MAY_DIFFER = "seed versions out overwrite resume report show_credit save_every".split()
+MAY_DIFFER = "seed versions out overwrite resume show_credit save_every".split()
 
 class Run:
     """The run's folder. A checkpoint is written beside the last one, then takes its place. Draws
@@ -860,99 +908,13 @@ class Run:
         tqdm.write(f"step {row['step']:>4}  " + "  ".join(figures))
 
     def finish(self):
-        """First and last evaluation side by side, warnings, failed rollouts, and the page."""
+        """First and last evaluation side by side; the rest of what a run shows is data/page.py."""
         before, *_, after = [row for row in self.rows if "eval/pass@1" in row] * 2
         print(f"\n{'held-out, at step':<24}{before['step']:>8}{after['step']:>8}")
         for name in list(before)[1:]:
             figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
             print(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
-        warnings = signs_of_collapse(self.rows)
-        failed = credit_data(self.models, self.tokenizer, self.failed, self.config)
-        print(*warnings, *map(coloured, failed[:self.config.show_credit]), sep="\n")
-        runs = [{"name": self.out.name, "label": self.config.method, "rows": self.rows}]
-        if failed:              # else these weights were not evaluated: an earlier page stays
-            write_page(self.out / "credit.html", f"{self.config.method} on {self.config.model}",
-                       rollouts=failed, runs=runs, warnings=warnings)
-
-# ---- Pages ---------------------------------------------------------------------------------------
-def signs_of_collapse(rows):
-    """A plain warning for each figure that ends much lower than it once was."""
-    warnings, steps = [], [row for row in rows if "reward" in row]
-    steps = steps if len(steps) >= 20 else []           # fewer say too little
-    evaluations = [row for row in rows if "eval/pass@1" in row]
-    quarter = max(4, len(steps) // 4)
-    for name, fall, found, n in (
-            ("reward", 0.7, steps, quarter), ("response_tokens", 0.5, steps, quarter),
-            *((k, 0.8, evaluations, 1) for k in rows[0] if "pass@" in k)):
-        values = [row[name] for row in found if row[name] is not None]
-        means = [mean(values[i:i + n]) for i in range(len(values) - n + 1)]
-        if means and means[-1] < fall * max(means):
-            warnings.append(f"warning: {name} fell from {max(means):.3g} to {means[-1]:.3g}: a "
-                            "collapse? Try a lower --learning_rate, or --teacher frozen")
-    if steps and mean(row["truncated_share"] for row in steps[-quarter:]) > 0.5:
-        warnings.append("warning: more than half of the rollouts are cut at max_new_tokens")
-    return warnings
-
-def credit_data(models, tokenizer, failed, config):
-    """What the page shows of failed rollouts with peers: tokens, tau, credit under HSD's context
-    and under the answer alone, and, of the first eight, teacher's and student's top-5 at tau."""
-    models = models._replace(teacher=models.teacher or models.student, reference=None)
-    answer_only, data = [replace(r) for r in failed], []       # all failed: no peers among them
-    give_contexts(answer_only, "answer", [], config, tokenizer, random.Random(0))
-    measure(models, answer_only, config)
-    for i, (r, other) in enumerate(zip(failed, answer_only)):
-        tau = divergence(r.response, r.peer.response)
-        sides = ("teacher", models.teacher, r.teacher_prompt), ("student", models.student, r.prompt)
-        top = {name: top5(model, tokenizer, prompt + r.response[:tau])
-               for name, model, prompt in sides} if i < 8 else None
-        data.append({
-            "question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward,
-            "tokens": [tokenizer.decode([token]) for token in r.response], "tau": tau,
-            "peer_tokens": [tokenizer.decode([token]) for token in r.peer.response],
-            "credit": r.credit.tolist(), "credit_answer_only": other.credit.tolist(), "top5": top})
-    return data
-
-@torch.no_grad()
-def top5(model, tokenizer, ids):
-    """The five likeliest next tokens and their probabilities."""
-    hidden, head = hidden_and_head(model, [ids], [[0]])
-    p, tokens = project(hidden, head.T)[0].softmax(-1).topk(5)
-    return [[tokenizer.decode([token]), value] for token, value in zip(tokens.tolist(), p.tolist())]
-
-def coloured(rollout):
-    """A failed rollout, red where the teacher disagrees, >< at the divergence; and its peer."""
-    text = ""
-    for t, (token, credit) in enumerate(zip(rollout["tokens"], rollout["credit"])):
-        fade = 255 - int(200 * min(1.0, (abs(credit) / 2) ** 0.5))
-        rgb = f"255;{fade};{fade}" if credit < 0 else f"{fade};{fade};255"
-        text += "><" * (t == rollout["tau"])
-        text += f"\x1b[48;2;{rgb};38;2;0;0;0m{token}\x1b[0m" if sys.stdout.isatty() else token
-    return f"\n{rollout['question']}\n  failed  {text}\n  peer    {''.join(rollout['peer_tokens'])}"
-
-def write_page(path, title, **parts):
-    """data/page.html with the JSON of `parts` in it."""
-    text = json.dumps({"title": title, "subtitle": f"torch {torch.__version__}, transformers "
-                       f"{transformers.__version__}"} | parts, allow_nan=False)
-    page = (DATA / "page.html").read_text(encoding="utf-8")
-    path.write_text(page.replace("__DATA__", text.replace("<", "\\u003c")), encoding="utf-8")
-
-def report(folders, out):
-    """Draws the runs in some folders together; those that differ in the seed alone, as a band."""
-    runs = []
-    for folder in map(Path, folders):
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"no run in {folder}: {error}") from None
-        own = {k: v for k, v in config.items() if k not in MAY_DIFFER}
-        runs.append({"name": folder.name, "config": own, "rows": rows})
-    for run in runs:                    # the label: the fields in which the runs differ
-        own = run["config"].items()
-        differ = [f"{k} {v}" for k, v in own if any(r["config"].get(k) != v for r in runs)]
-        run["label"] = ", ".join(differ) or run["config"]["method"]
-    write_page(Path(out), "Runs: " + ", ".join(run["name"] for run in runs), runs=runs)
-    print(f"wrote {out}")
+        runpy.run_path(str(DATA / "page.py"))["finish"](self)       # warnings, credit, credit.html
 
 # ---- Command line --------------------------------------------------------------------------------
 def check(config):
@@ -987,10 +949,7 @@ def main(argv=None):
         if unknown:
             raise InputError(f"unknown: {' '.join(unknown)}")
         check(config)
-        if config.report:
-            report(config.report.split(","), "report.html")
-        else:
-            train(config)
+        train(config)
     except (InputError, OSError) as error:
         print(f"hsd.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -15,7 +15,7 @@ Part I is the paper, and ends with train(), the algorithm. Part II is what makes
 Shapes: Q questions, G group, T response tokens, C tokens of a chunk, H hidden, V vocabulary.
 """
 from __future__ import annotations
-import argparse, gzip, json, math, os, pickle, platform, queue, random, re      # noqa: E401
+import argparse, functools, gzip, json, math, os, pickle, platform, queue, random, re      # noqa: E401
 import runpy, shutil, signal, subprocess, sys, threading, time                  # noqa: E401
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -23,15 +23,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, HfArgumentParser
+from torch.distributed.fsdp import fully_shard
+from transformers import (AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig,
+                          HfArgumentParser)
 
 # ====================================== Part I: the paper =========================================
 # ---- Config (section 5) --------------------------------------------------------------------------
 DATA = Path(__file__).resolve().parent / "data"
+sys.modules.setdefault("hsd", sys.modules[__name__])    # what the scripts in data/ import
+
+def script(name):
+    """The functions of a script in data/, by name."""
+    return runpy.run_path(str(DATA / name))
 
 def option(help, paper, lab=None, **more):
     """A field of Config: the paper's value, and where it differs the lab's, for data/tiny-qwen3."""
@@ -61,7 +69,7 @@ class Config:
     steps: int = option("batches of Q x G rollouts; 0 only evaluates", 1500, 40)
     updates_per_batch: int = option("optimizer steps per batch, each on its share of it", 1)
     learning_rate: float = option("AdamW's constant step size", 1e-6, 1e-4)
-    micro_batch_tokens: int = option("padded tokens of one forward pass", 16384)
+    micro_batch_tokens: int = option("tokens that one forward pass reads", 8192, 16384)
     chunk_tokens: int = option("tokens whose logits are in memory at a time", 256)
     compile: bool = option("torch.compile the loss", True)
     gradient_checkpointing: bool = option("recompute activations in backward", True, False)
@@ -141,10 +149,12 @@ def sample_groups(model, tokenizer, problems, config, seed, size=0, prompts=(), 
                         tokenizer.decode(response, skip_special_tokens=True),
                         truncated=response[-1] not in stops)
                 for i, response in enumerate(responses)]
+    mine = rollouts[RANK::RANKS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:        # threads that wait for other processes
-        right = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), rollouts)
-        for rollout, is_right in zip(rollouts, tqdm(right, "verify", len(rollouts), leave=False)):
-            rollout.reward = float(is_right)
+        right = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
+        right = gathered(list(progress(right, "verify", len(mine))))
+    for rollout, is_right in zip(rollouts, right):
+        rollout.reward = float(is_right)
     return [rollouts[i:i + size] for i in range(0, len(rollouts), size)]
 
 # ---- Verification (section 5) --------------------------------------------------------------------
@@ -315,7 +325,7 @@ def batch_loss(models, rollouts, step, config):
             old = torch.cat([r.logp for r in rollouts]).to(old)
         policy = policy_loss(terms.student_logp, old, advantages, lengths, method)
         loss = loss + method.policy * (w * policy).sum()
-    share = per_token([1 / n for n in lengths])         # figures: sums of the rollouts' means
+    share = per_token([bool(r.weight) / len(r.response) for r in rollouts])     # means, to be summed
     return loss, {"kl": share @ (taught * terms.kl).detach(), "entropy": share @ terms.entropy,
                   "kl_reference": share @ terms.kl_reference.detach()}
 
@@ -324,13 +334,13 @@ def update(models, optimizer, rollouts, step, config):
     loss, gradient and figures are exact however the micro-batches are cut."""
     N, figures = len(rollouts), dict.fromkeys(["loss", "kl", "kl_reference", "entropy"], 0.0)
     give_weights(rollouts, METHODS[config.method].mean, config)
-    models.student.train()                      # gradient checkpointing works in train mode only
-    for batch in tqdm(micro_batches(rollouts, config.micro_batch_tokens), "update", leave=False):
+    for batch in progress(dealt(micro_batches(rollouts, config.micro_batch_tokens)), "update"):
         loss, parts = batch_loss(models, batch, step, config)
         loss.backward()
         figures["loss"] += loss.item()
         for name, value in parts.items():
             figures[name] += value.item() / N
+    figures = dict(zip(figures, summed(list(figures.values()))))
     norm, skipped = optimizer.step(figures["loss"]) if rollouts else (math.nan, True)
     for name, model in (("kl", models.teacher), ("kl_reference", models.reference)):
         figures[name] = math.nan if model is None else figures[name]
@@ -361,10 +371,13 @@ def evaluate(models, tokenizer, problems, config, step):
 # ---- The algorithm -------------------------------------------------------------------------------
 def train(config):
     """Runs the method as `config` says. Returns the metric rows: what metrics.jsonl holds."""
+    join_ranks()
     train_problems = load_problems(config.train_data)
     eval_problems = load_problems(config.eval_data)[:config.eval_questions]
+    optimizer_device = script("plan.py")["announce"](config)
     tokenizer, models = load_models(config)
-    run = Run(config, models, MasterAdamW(models.student, config), tokenizer)
+    optimizer = MasterAdamW(models.student, config, optimizer_device)
+    run = Run(config, models, optimizer, tokenizer)
     if run.step == 0:
         row, run.failed = evaluate(models, tokenizer, eval_problems, config, 0)
         run.log(row)
@@ -372,16 +385,17 @@ def train(config):
         start = time.time()
         problems = questions_of_step(train_problems, step, config)
         groups = sample_groups(models.student, tokenizer, problems, config, f"{config.seed} {step}")
-        metrics = learn(models, run.optimizer, groups, run.past, tokenizer, step, config)
+        metrics = learn(models, optimizer, groups, run.past, tokenizer, step, config)
         run.failed = []                                 # their credit is that of older weights
         run.log({"step": step + 1, **rollout_metrics(groups), **metrics,
                  "seconds": time.time() - start})
         if run.due(step + 1, config.eval_every):
             row, run.failed = evaluate(models, tokenizer, eval_problems, config, step + 1)
             run.log(row)
-        if run.due(step + 1, config.save_every) or STOP.is_set():
+        stopping = most(STOP.is_set())
+        if run.due(step + 1, config.save_every) or stopping:
             run.save(step + 1)
-        if STOP.is_set():
+        if stopping:
             break
     run.finish()
     return run.rows
@@ -485,31 +499,35 @@ def cut_at_stop(ids, stops):
     """The ids up to and with the first stop token; what follows is padding, often with that id."""
     return ids[:next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))]
 
-@torch.no_grad()
 def sample(model, tokenizer, prompts, config, seed, bar):
-    """One response, a list of ids, for each prompt. Each generate() call is seeded by `seed` (a
-    str) and its place alone: to repeat a draw, no state of a generator has to be kept."""
-    stops, responses = stop_tokens(model, tokenizer), []
+    """One response, a list of ids, for each prompt, by generate(); each rank makes every RANKS-th
+    call. A call is seeded by `seed` (a str) and its place alone: to repeat a draw, no state of a
+    generator has to be kept, and any number of ranks draws the same."""
+    stops = stop_tokens(model, tokenizer)
     settings = GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=stops,
                                 pad_token_id=stops[0], do_sample=False)
     if config.temperature > 0:      # top_k None would mean the model's own (Qwen3: 20)
         settings.update(do_sample=True, temperature=config.temperature, top_p=config.top_p, top_k=0)
     model.eval()                    # in train mode, checkpointing drops the KV cache: wrong text
     devices = [model.device] if model.device.type == "cuda" else []
-    with tqdm(total=len(prompts), desc=bar, leave=False) as bar, torch.random.fork_rng(devices):
-        for start in range(0, len(prompts), config.rollout_batch):
-            batch = prompts[start:start + config.rollout_batch]
-            width = max(map(len, batch))
-            ids = torch.tensor([stops[:1] * (width - len(p)) + p for p in batch])       # [B,width]
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
+    starts, calls = range(0, len(prompts), config.rollout_batch)[RANK::RANKS], []
+    for start in progress(starts, bar):
+        with torch.random.fork_rng(devices):
             torch.manual_seed(random.Random(f"{seed} {start}").getrandbits(63))
-            out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device),
-                                 generation_config=settings)
-            responses += [cut_at_stop(row, stops) for row in out[:, width:].tolist()]
-            bar.update(len(batch))
+            calls.append(generate(model, prompts[start:start + config.rollout_batch], settings))
     if devices:
         torch.cuda.empty_cache()    # the update needs what the KV cache held, in other sizes
-    return responses
+    return [cut_at_stop(ids, stops) for call in gathered(calls) for ids in call]
+
+@torch.no_grad()
+def generate(model, prompts, settings):
+    """The ids that follow each of some prompts, all in one batch, padded at the end."""
+    width, pad = max(map(len, prompts)), settings.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])                 # [B,width]
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device),
+                         generation_config=settings)
+    return out[:, width:].tolist()
 
 # ---- Answers and programs ------------------------------------------------------------------------
 def extract_answer(text):
@@ -533,10 +551,10 @@ def child(script, *arguments, **options):
 IDLE = queue.SimpleQueue()              # answers.py processes that wait for their next question
 
 def math_equal(candidate, answer):
-    """Are two final answers, plain or LaTeX, equivalent? The same text but for white space is; for
+    """Are two final answers, plain or LaTeX, equivalent? Equal texts are, whatever their spaces; for
     the rest data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Answers are
     never evaluated as Python. Raises nothing that a candidate could provoke."""
-    if "".join(candidate.split()) == "".join(answer.split()):
+    if candidate.split() == answer.split():
         return True
     try:
         worker = IDLE.get_nowait()
@@ -671,76 +689,195 @@ def compiled_terms(config, device):
         return token_terms
     return torch.compile(token_terms)
 
+SHARED_PREFIX = 256     # tokens; a shorter prompt is not worth a pass of its own
+
 def hidden_and_head(model, prompts, responses):
     """The hidden states [T,H] that predict each response token, T = sum |o_i|, and the head [V,H].
     Padding stands to the right and needs no mask: under causal attention no real token sees it."""
     if model is None:
         return None, None
-    rows = [p + r[:-1] for p, r in zip(prompts, responses)]     # the last token predicts nothing
-    padded = [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
-    ids = torch.tensor(padded, device=model.device)                                     # [B,width]
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state     # [B,width,H]
-    hidden = torch.cat([h[len(p) - 1:len(row)] for h, p, row in zip(hidden, prompts, rows)])
-    return hidden, model.get_output_embeddings().weight
+    # Checkpointing works in train mode alone, and there it would drop the cache.
+    hidden, model = [None] * len(prompts), model.train(torch.is_grad_enabled())
+    groups = rows_to_read(prompts, responses)
+    for rows, prefix in groups:
+        cache = DynamicCache(config=model.config) if prefix else None
+        if prefix:
+            model.base_model(torch.tensor([prefix], device=model.device), past_key_values=cache)
+            cache.batch_repeat_interleave(len(rows))
+        texts = [(prompts[i] + responses[i][:-1])[len(prefix):] for i in rows]
+        ids = torch.tensor(padded(texts), device=model.device)                          # [B,width]
+        states = model.base_model(ids, past_key_values=cache, use_cache=bool(prefix))
+        for i, text, state in zip(rows, texts, states.last_hidden_state):           # [width,H]
+            hidden[i] = state[len(text) - len(responses[i]):len(text)]
+    for _ in range(most(len(groups)) - len(groups)):    # a sharded model waits for every rank
+        model.base_model(ids[:1, :1])
+    return torch.cat(hidden), model.get_output_embeddings().weight
+
+def padded(rows):
+    return [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
+
+def rows_to_read(prompts, responses):
+    """[(rows, prefix)]: which rows go through a model together. Without gradients, a long prompt
+    that several share is read once, as their prefix, and its keys and values serve them all: that
+    is HSD's teacher, for rollouts with one question and one peer. The others go by length, so that
+    little is padding."""
+    sharing, alone, groups = {}, [], []
+    for i, prompt in enumerate(prompts):
+        sharing.setdefault(tuple(prompt), []).append(i)
+    for prompt, rows in sharing.items():
+        if len(rows) > 1 and len(prompt) >= SHARED_PREFIX and not torch.is_grad_enabled():
+            groups.append((rows, list(prompt[:-1])))    # its last token predicts each one's first
+        else:
+            alone += rows
+    length = {i: len(prompts[i]) + len(responses[i]) for i in alone}
+    for i in sorted(alone, key=length.get, reverse=True):
+        if not groups or groups[-1][1] or length[i] < 0.875 * length[groups[-1][0][0]]:
+            groups.append(([], []))
+        groups[-1][0].append(i)
+    return groups
 
 def micro_batches(rollouts, budget):
-    """Batches of at most `budget` padded tokens (or of one rollout), longest first."""
-    def length(r):
-        return max(len(r.prompt), len(r.teacher_prompt)) + len(r.response)
-    batches, width = [], 0
-    for rollout in sorted(rollouts, key=length, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * width > budget:
+    """Batches of at most `budget` tokens that student or teacher reads (or of one rollout), longest
+    first. Rollouts with the same teacher prompt stay together, so that it is read once."""
+    longest, batches, room = {}, [], 0
+    for r in rollouts:
+        key = tuple(r.teacher_prompt)
+        longest[key] = max(longest.get(key, 0), len(r.prompt) + len(r.response))
+    def place(r):
+        return longest[tuple(r.teacher_prompt)], r.teacher_prompt, len(r.response)
+    for rollout in sorted(rollouts, key=place, reverse=True):
+        tokens = max(len(rollout.prompt), len(rollout.teacher_prompt)) + len(rollout.response)
+        if not batches or tokens > room:
             batches.append([])
-            width = length(rollout)
+            room = budget
         batches[-1].append(rollout)
+        room -= tokens
     return batches
 
 @torch.no_grad()
 def measure(models, rollouts, config):
     """Sets logp, log pi(o_t), and credit A_t (Eq. 2) of each rollout: [T] float32, on the CPU."""
-    for batch in micro_batches(rollouts, config.micro_batch_tokens):
+    batches, results = micro_batches(rollouts, config.micro_batch_tokens), []
+    for batch in dealt(batches):
         terms, lengths = score(models, batch, config), [len(r.response) for r in batch]
         credit = (terms.teacher_logp - terms.student_logp).cpu().split(lengths)
-        logp = terms.student_logp.cpu().split(lengths)
-        for i, rollout in enumerate(batch):
-            rollout.logp, rollout.credit = logp[i], credit[i]
+        results.append(list(zip(terms.student_logp.cpu().split(lengths), credit)))
+    for batch, result in zip(batches, gathered(results)):
+        for rollout, (logp, credit) in zip(batch, result):
+            rollout.logp, rollout.credit = logp, credit
+
+# ---- Ranks ---------------------------------------------------------------------------------------
+# torchrun starts a process for each GPU. Each holds all weights in bf16, so that no rollout waits
+# for another GPU; samples and verifies its part of the rollouts and hears of all the others. From
+# then on all know the same, and only micro-batches are dealt out. What no GPU could hold is shared:
+# gradient sums, master weights and moments belong to one owner each, and pi_0 is sharded.
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+progress = functools.partial(tqdm, leave=False, disable=RANK > 0)
+
+def say(text):
+    """A line on the terminal, from one rank alone, beside any progress bar."""
+    if RANK == 0:
+        tqdm.write(text)
+
+def join_ranks():
+    """Where torchrun started this process: finds the others, and takes its GPU."""
+    if RANKS > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+def dealt(batches):
+    """This rank's batches of rollouts. All get equally many, since a collective waits for all: the
+    last round is filled up with a rollout that weighs nothing."""
+    filler = [replace(r, weight=0.0) for r in batches[-1][-1:]] if batches else []
+    return (batches + [filler] * (-len(batches) % RANKS))[RANK::RANKS]
+
+def gathered(mine):
+    """The whole list, of which each rank has every RANKS-th element."""
+    if RANKS == 1:
+        return mine
+    parts = [None] * RANKS
+    dist.all_gather_object(parts, mine)
+    return [parts[i % RANKS][i // RANKS] for i in range(sum(map(len, parts)))]
+
+def summed(values):
+    """The sums of some numbers over all ranks."""
+    total = torch.tensor(values, dtype=torch.float64)
+    if RANKS > 1:
+        dist.all_reduce(total)
+    return total.tolist()
+
+def most(value):
+    """The largest value of a number on any rank."""
+    return max(gathered([value]))
 
 # ---- Master weights ------------------------------------------------------------------------------
 class MasterAdamW:
-    """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights in host memory, gradients
-    summed in float32. At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps."""
-    def __init__(self, model, config):
-        self.sums = {}                      # of gradients; none while the rollouts need the room
+    """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights, gradients summed in float32.
+    At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps. Each weight has an
+    owner among the ranks: only there are its sum, master and moments. `device` holds the latter."""
+    def __init__(self, model, config, device="cpu"):
+        self.sums, self.hooks = {}, []      # no sums while the rollouts need the room
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.master = [p.detach().to("cpu", torch.float32, copy=True) for p in self.weights]
-        self.adamw = torch.optim.AdamW(self.master, config.learning_rate, (0.9, 0.95), 1e-8,
-                                       weight_decay=0.0, fused=True)
+        self.owner, load = [], [0] * RANKS
+        for weight in self.weights:
+            self.owner.append(load.index(min(load)))
+            load[self.owner[-1]] += weight.numel()
+        self.master = {i: weight.detach().to(device, torch.float32, copy=True)
+                       for i, weight in enumerate(self.weights) if self.owner[i] == RANK}
+        self.adamw = torch.optim.AdamW(self.master.values(), config.learning_rate, (0.9, 0.95),
+                                       1e-8, weight_decay=0.0, fused=True)
         for i, weight in enumerate(self.weights):
-            weight.register_post_accumulate_grad_hook(lambda w, i=i: self.collect(w, i))
+            self.hooks.append(weight.register_post_accumulate_grad_hook(
+                lambda w, i=i: self.collect(w, i)))
 
     def collect(self, weight, i):
         """Runs when a micro-batch's gradient of one weight is complete: adds and frees it."""
-        total = self.sums.get(i)
-        self.sums[i] = weight.grad.float() if total is None else total.add_(weight.grad)
-        weight.grad = None
+        gradient, weight.grad = weight.grad, None
+        if RANKS > 1:
+            gradient = gradient.float()
+            dist.reduce(gradient, self.owner[i])
+        if i in self.sums:
+            self.sums[i].add_(gradient)
+        elif self.owner[i] == RANK:
+            self.sums[i] = gradient.float()
 
     @torch.no_grad()
     def step(self, loss):
-        """Clips, steps, clears; a loss or norm that is not finite skips. Returns (norm,
-        skipped)."""
-        norm = torch.stack([total.norm() for total in self.sums.values()]).norm().item()
+        """Clips, steps, clears; a loss or norm that is not finite skips. Returns (norm, skipped)."""
+        squares = [total.norm().double().square().item() for total in self.sums.values()]
+        norm = math.sqrt(*summed([sum(squares)]))
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
-            tqdm.write(f"step skipped: loss {loss}, gradient norm {norm}")
+            say(f"step skipped: loss {loss}, gradient norm {norm}")
             self.sums.clear()
+            return norm, skipped
         scale = min(1.0, 1.0 / (norm + 1e-6))                   # clipping at 1.0
-        while self.sums:                    # one by one: the host has no room for all gradients
+        while self.sums:                    # one by one: there is no room for all gradients twice
             i, total = self.sums.popitem()
-            self.master[i].grad = total.mul_(scale).cpu()
+            self.master[i].grad = total.mul_(scale).to(self.master[i].device)
             self.adamw.step()
             self.master[i].grad = None
             self.weights[i].copy_(self.master[i])
+        if RANKS > 1:
+            for weight, owner in zip(self.weights, self.owner):
+                dist.broadcast(weight.detach(), owner)
         return norm, skipped
+
+    def state(self):
+        """{i: (master, moments)} of the weights that this rank owns."""
+        return {i: (master, self.adamw.state[master]) for i, master in self.master.items()}
+
+    @torch.no_grad()
+    def load(self, state):
+        """Takes over what state() gave, of all ranks together."""
+        for i, (master, moments) in state.items():
+            self.weights[i].copy_(master)
+            if i in self.master:
+                self.master[i].copy_(master)
+                self.adamw.state[self.master[i]] = {
+                    name: value.clone() if name == "step" else value.to(self.master[i], copy=True)
+                    for name, value in moments.items()}
 
 # ---- Metrics -------------------------------------------------------------------------------------
 def pass_at_k(n, c, k):
@@ -789,14 +926,22 @@ def load_models(config):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
 
-    def load(trained):
+    def load(trained=False):
         model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype).to(device)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0              # teacher and student must not differ by chance
         return model.requires_grad_(trained)
+    taught = METHODS[config.method].context != ""
+    frozen = config.beta > 0 or taught and config.teacher == "frozen"
     try:
-        tokenizer, student = AutoTokenizer.from_pretrained(config.model), load(trained=True)
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        initial = load() if frozen else None                # one copy is both pi_0 and teacher
+        if frozen and RANKS > 1:
+            for layer in initial.modules():
+                if type(layer).__name__ in initial._no_split_modules:
+                    fully_shard(layer)
+        student = load(trained=True)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {config.model}: {reason}") from None
@@ -809,12 +954,9 @@ def load_models(config):
     student.generation_config = GenerationConfig(eos_token_id=stop_tokens(student, tokenizer))
     if config.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    taught = METHODS[config.method].context != ""
-    frozen = config.beta > 0 or taught and config.teacher == "frozen"
-    initial = load(trained=False) if frozen else None       # one copy is both pi_0 and teacher
     teacher = {"live": student, "frozen": initial}.get(config.teacher) if taught else None
     if taught and config.teacher == "ema":
-        teacher = load(trained=False).float()               # bf16 would round its steps of 1% away
+        teacher = load().float()                            # bf16 would round its steps of 1% away
     return tokenizer, Models(student, teacher, initial if config.beta > 0 else None,
                              compiled_terms(config, device))
 
@@ -831,45 +973,56 @@ class Run:
         self.step, self.rows, self.past, self.failed = 0, [], {}, []
         if config.resume:
             self.load()
-        elif self.out.exists() and any(self.out.iterdir()):
+        elif RANK == 0 and self.out.exists() and any(self.out.iterdir()):
             if not config.overwrite:
                 raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
             for end in ("", ".new", ".old"):            # what else lies there is not ours
                 shutil.rmtree(self.out / f"checkpoint{end}", ignore_errors=True)
+        if RANK == 0:
+            self.start()
+
+    def start(self):
+        """Writes what the run is, and the metrics up to where it starts."""
         self.out.mkdir(parents=True, exist_ok=True)
         git = shutil.which("git") and subprocess.run(
             ["git", "-C", str(DATA), "rev-parse", "HEAD"], capture_output=True, text=True)
         about = {"python": platform.python_version(), "torch": torch.__version__,
                  "transformers": transformers.__version__, "machine": platform.platform(),
                  "cuda": torch.version.cuda, "commit": git and git.stdout.strip()}
-        about = asdict(config) | {"versions": about}
+        about = asdict(self.config) | {"versions": about}
         (self.out / "config.json").write_text(json.dumps(about, indent=1))
         (self.out / "metrics.new").write_text("".join(json.dumps(r) + "\n" for r in self.rows))
         (self.out / "metrics.new").rename(self.out / "metrics.jsonl")
 
     def save(self, step):
-        """Writes checkpoint/: model and tokenizer in Hugging Face format, the rest in state.pt."""
+        """Writes checkpoint/: model and tokenizer in Hugging Face format, state.pt, and of each
+        rank the optimizer."""
         new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
         past = {question: [r.response for r in kept] for question, kept in self.past.items()}
         moving = self.config.teacher == "ema" and self.models.teacher is not None
         try:
-            for stale in (new, old) if last.exists() else (new,):
-                shutil.rmtree(stale, ignore_errors=True)
-            self.models.student.save_pretrained(new)
-            self.tokenizer.save_pretrained(new)
-            torch.save({"step": step, "rows": len(self.rows), "past": past,
-                        "teacher": self.models.teacher.state_dict() if moving else None,
-                        "config": asdict(self.config), "master": self.optimizer.master,
-                        "adamw": self.optimizer.adamw.state_dict()}, new / "state.pt")
-            if last.exists():
-                last.rename(old)
-            new.rename(last)
+            if RANK == 0:
+                for stale in (new, old) if last.exists() else (new,):
+                    shutil.rmtree(stale, ignore_errors=True)
+                self.models.student.save_pretrained(new)
+                self.tokenizer.save_pretrained(new)
+                torch.save({"step": step, "rows": len(self.rows), "past": past,
+                            "teacher": self.models.teacher.state_dict() if moving else None,
+                            "config": asdict(self.config)}, new / "state.pt")
+            most(0)                                     # all ranks wait for this one
+            torch.save(self.optimizer.state(), new / f"optimizer-{RANK}.pt")
+            most(0)
+            if RANK == 0:
+                if last.exists():
+                    last.rename(old)
+                new.rename(last)
+                shutil.rmtree(old, ignore_errors=True)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise InputError(f"cannot save: {error}; the last checkpoint is intact") from None
-        shutil.rmtree(old, ignore_errors=True)
 
     def load(self):
-        """Goes back to the last checkpoint; InputError if it cannot, or if a field has changed."""
+        """Goes back to the last checkpoint, of however many ranks. InputError if it cannot, or if a
+        field has changed."""
         folder = self.out / "checkpoint"
         folder = folder if folder.exists() else self.out / "checkpoint.old"
         if not folder.exists():
@@ -877,6 +1030,8 @@ class Run:
         try:
             state = torch.load(folder / "state.pt", weights_only=True)
             rows = (self.out / "metrics.jsonl").read_text().splitlines()[:state["rows"]]
+            for part in folder.glob("optimizer-*.pt"):
+                self.optimizer.load(torch.load(part, weights_only=True, mmap=True))
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f"cannot resume from {folder}: {error}") from None
         for name, old in state["config"].items():
@@ -886,11 +1041,6 @@ class Run:
         self.step, self.rows = state["step"], [json.loads(row) for row in rows]
         self.past = {question: [Rollout(Problem(question), [], ids, "", False) for ids in kept]
                      for question, kept in state["past"].items()}
-        self.optimizer.adamw.load_state_dict(state["adamw"])
-        with torch.no_grad():
-            for i, saved in enumerate(state["master"]):
-                self.optimizer.master[i].copy_(saved)
-                self.optimizer.weights[i].copy_(saved)
         if state["teacher"]:
             self.models.teacher.load_state_dict(state["teacher"])
 
@@ -901,20 +1051,22 @@ class Run:
     def log(self, row):
         """Appends a flat row to metrics.jsonl (nan as null) and prints its main figures."""
         self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
-        with open(self.out / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
+        if RANK == 0:
+            with open(self.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
         shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")
         figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or "/" in k]
-        tqdm.write(f"step {row['step']:>4}  " + "  ".join(figures))
+        say(f"step {row['step']:>4}  " + "  ".join(figures))
 
     def finish(self):
         """First and last evaluation side by side; the rest of what a run shows is data/page.py."""
         before, *_, after = [row for row in self.rows if "eval/pass@1" in row] * 2
-        print(f"\n{'held-out, at step':<24}{before['step']:>8}{after['step']:>8}")
+        say(f"\n{'held-out, at step':<24}{before['step']:>8}{after['step']:>8}")
         for name in list(before)[1:]:
             figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
-            print(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
-        runpy.run_path(str(DATA / "page.py"))["finish"](self)       # warnings, credit, credit.html
+            say(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
+        script("page.py")["finish"](self)               # warnings, credit, credit.html
+        say(script("plan.py")["measured"]())
 
 # ---- Command line --------------------------------------------------------------------------------
 def check(config):
@@ -942,7 +1094,7 @@ def main(argv=None):
         if STOP.is_set():
             raise KeyboardInterrupt
         STOP.set()
-        tqdm.write("saving after this step; once more to stop at once")
+        say("saving after this step; once more to stop at once")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:

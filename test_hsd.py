@@ -18,6 +18,7 @@ import hsd
 from hsd import Config, Problem, Rollout
 
 ROOT = Path(hsd.__file__).parent
+PAGE, PLAN = hsd.script("page.py"), hsd.script("plan.py")
 
 
 # ---- helpers -------------------------------------------------------------------------------------
@@ -470,8 +471,8 @@ def test_rollouts_are_seeded_verified_and_cut(tiny):
     for r in (r for g in a for r in g):
         assert r.response[-1] == tokenizer.eos_token_id and not r.truncated
         assert r.reward == float(r.text.endswith("\\boxed{" + r.problem.answer + "}"))
-    # Cut after "33-6=": the last number is -6, and would be right.
-    cut = Problem("33-6+8*9=?", "-6")
+    # Cut after "33-6=": the last number is 6, and would be right.
+    cut = Problem("33-6+8*9=?", "6")
     for r in hsd.sample_groups(model, tokenizer, [cut], Config(max_new_tokens=5), "x")[0]:
         assert r.truncated and len(r.response) == 5 and r.text == "33-6="
         assert hsd.verify(cut, r.text) and r.reward == 0
@@ -1100,13 +1101,13 @@ def test_warnings_of_collapse():
         + [{"step": i, **step} for i in range(18)]
         + [{**first, "eval/pass@1": 0.9, "eval/teacher_pass@1": None}]
     )
-    assert hsd.signs_of_collapse(good) == [] and hsd.signs_of_collapse([first]) == []
+    assert PAGE["signs_of_collapse"](good) == [] and PAGE["signs_of_collapse"]([first]) == []
     bad = (
         good
         + [{**step, "reward": 0.1, "truncated_share": 0.9}] * 7
         + [{**first, "eval/pass@8": 0.4}]
     )
-    found = hsd.signs_of_collapse(bad)
+    found = PAGE["signs_of_collapse"](bad)
     assert [line.split()[1] for line in found] == ["reward", "eval/pass@1", "eval/pass@8", "more"]
     assert "reward fell from 0.5 to 0.1" in found[0] and "from 0.9 to 0.3" in found[1]
 
@@ -1118,12 +1119,12 @@ def test_the_report_draws_seeds_together_and_methods_apart(tmp_path, monkeypatch
         config = {"method": method, "seed": seed, "out": name, "beta": 0.001}
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
-    hsd.main(["--report", "a,b,c"])
+    PAGE["report"]("abc", "report.html")
     text = (tmp_path / "report.html").read_text()
     runs = json.loads(text.split('type="application/json">')[1].split("</script>")[0])["runs"]
     assert [run["label"] for run in runs] == ["method hsd", "method hsd", "method grpo"]
-    with pytest.raises(SystemExit):
-        hsd.main(["--report", "a,missing"])
+    with pytest.raises(hsd.InputError, match="no run in missing"):
+        PAGE["report"](["a", "missing"], "report.html")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
@@ -1147,5 +1148,5 @@ def test_the_page_holds_what_was_measured_and_no_markup_of_the_model(tmp_path):
     for side in data["rollouts"][0]["top5"].values():
         assert len(side) == 5 and 0 < sum(p for _, p in side) <= 1.0001
     assert data["runs"][0]["rows"][0]["step"] == 0
-    hsd.write_page(tmp_path / "x.html", "x", warnings=["</script><img src=x>"])
+    PAGE["write_page"](tmp_path / "x.html", "x", warnings=["</script><img src=x>"])
     assert "</script><img" not in (tmp_path / "x.html").read_text()

@@ -35,8 +35,8 @@ PLAIN = [  # what cannot change an answer's value goes, or takes one form; in th
     ("√", r"\\sqrt "),
     ("∪", r"\\cup "),
     ("∞|\\binfinity\\b", r"\\infty "),
-    # 1,000 and 1{,}000 and 1\,000
-    (r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)", lambda m: re.sub(r"\D", "", m[0])),
+    # 1,000 and 1{,}000 and 1\,000 and 1,\!000
+    (r"(?<![\d.])\d{1,3}(?:(?:,\\!|,|\{,\}|\\,)\d{3})+(?!\d)", lambda m: re.sub(r"\D", "", m[0])),
     # \( \) \[ \] $ and spacing; a final point
     (r"(?<!\\)\\[()\[\]!,:;> ]|\\?\$|~|\.\s*$", " "),
     (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?|q?quad)(?![a-z])", " "),
@@ -198,7 +198,10 @@ class Reader:
             return a / b if name == "frac" else sympy.binomial(small(a), small(b))
         if name == "sqrt":
             degree = self.group(self.take()) if self.at("[") else sympy.Integer(2)
-            return power(self.argument(), 1 / degree)
+            value = self.argument()
+            if degree.is_odd and value.is_negative:  # the real root
+                return -power(-value, 1 / degree)
+            return power(value, 1 / degree)
         if name == "begin":
             return self.matrix()
         if name in ("emptyset", "varnothing"):
@@ -281,7 +284,9 @@ def same(a, b):
     kinds = [x.kind if isinstance(x, Several) else "" for x in (a, b)]
     if "=" in kinds and kinds != ["=", "="]:
         equation, value = (a, b) if kinds[0] == "=" else (b, a)
-        return equation.items[0].is_Symbol and same(equation.items[1], value)
+        name = equation.items[0]  # x, or (x, y)
+        names = name.items if isinstance(name, Several) else [name]
+        return all(name.is_Symbol for name in names) and same(equation.items[1], value)
     if kinds == ["", ""]:
         a, b = a.subs(DEGREE, 1), b.subs(DEGREE, 1)
         return a == b or vanishes(a - b)
@@ -324,8 +329,10 @@ def equivalent(candidate, answer):
     if max(len(candidate), len(answer)) > LONGEST:
         return False
     texts = [plain(candidate), plain(answer)]
-    words = ["".join(text.split()).lower() for text in texts]
-    if words[0] == words[1] and len(words[0]) > 3 and words[0].isalpha():
+    words = ["".join(text.split()).lower().rstrip(".") for text in texts]
+    if words[0] == words[1] and words[0].isalpha() and (
+        len(words[0]) > 3 or "\\text" in candidate + answer
+    ):
         return True
     if all("%" in text for text in texts):
         texts = [text.replace("%", "") for text in texts]

@@ -25,8 +25,9 @@ def finish(run):
     """Prints warnings and failed rollouts, and writes credit.html, at the end of an hsd.Run."""
     warnings = signs_of_collapse(run.rows)
     failed = credit_data(run.models, run.tokenizer, run.failed, run.config)
-    print(*warnings, *map(coloured, failed[: run.config.show_credit]), sep="\n")
-    if failed:  # else these weights were not evaluated: an earlier page stays
+    for text in [*warnings, *map(coloured, failed[: run.config.show_credit])]:
+        hsd.say(text)
+    if failed and hsd.RANK == 0:  # else these weights were not evaluated: an earlier page stays
         runs = [{"name": run.out.name, "label": run.config.method, "rows": run.rows}]
         title = f"{run.config.method} on {run.config.model}"
         write_page(run.out / "credit.html", title, rollouts=failed, runs=runs, warnings=warnings)

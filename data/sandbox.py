@@ -12,8 +12,7 @@ That is hsd.py's question. The supervisor makes a folder and starts, for each te
 The program never meets what it has to produce: the output expected of a script stays with the
 supervisor, and asserts stay with the judge, which sends the program nothing but calls, and takes
 back nothing but plain data. An object that is equal to everything, a patched built-in, a look into
-the frames: all of that stays where the program is. (What a function does to its arguments stays
-there too, and a test cannot hand it a function.)
+the frames: all of that stays where the program is. (A test cannot hand the program a function.)
 
 `confine` takes away, before the first line of the program, what it could do harm with; the kernel
 (Linux 5.13 or newer) enforces it, on root too. It is not a boundary against holes in the kernel,
@@ -42,14 +41,14 @@ UNCONFINED = 97  # the exit status where the kernel cannot confine
 REFUSED = {
     "x86_64": (
         *(0xC000003E, 56, 435, 72),
-        "29 30 31 41 53 57 58 59 62 64 65 66 67 68 69 70 71 90 91 92 93 94 101 109 112 129 132 141 "
+        "29 30 31 41 57 58 59 62 64 65 66 67 68 69 70 71 90 91 92 93 94 101 109 112 129 132 141 "
         "142 144 165 188 189 190 200 203 206 234 235 240 250 251 256 260 261 268 272 279 280 297 "
         "298 302 308 310 311 312 314 319 321 322 323 424 425 434 438 440 452",
     ),
     "aarch64": (
         *(0xC00000B7, 220, 435, 25),
         "0 5 6 7 30 40 52 53 54 55 88 97 117 118 119 122 129 130 131 138 140 154 157 180 186 187 "
-        "188 189 190 191 192 193 194 195 196 197 198 199 217 218 219 221 238 239 240 241 261 268 "
+        "188 189 190 191 192 193 194 195 196 197 198 217 218 219 221 238 239 240 241 261 268 "
         "270 271 272 274 279 280 281 282 424 425 434 438 440 452",
     ),
 }
@@ -183,7 +182,7 @@ def serve(nothing):
     objects = [run_program("program")]
     operations = {
         "name": getattr,
-        "call": lambda function, *arguments, **named: function(*arguments, **named),
+        "call": lambda function, /, *arguments, **named: function(*arguments, **named),
         "item": operator.getitem,
         "equal": operator.eq,
         "iter": iter,
@@ -199,11 +198,14 @@ def serve(nothing):
     for line in asked:
         operation, arguments, named = unpack(json.loads(line), objects.__getitem__)
         try:
-            reply = ["returned", pack(operations[operation](*arguments, **named), keep)]
+            result = operations[operation](*arguments, **named)
+            # Only what returns None is taken to have changed its arguments: a function that empties
+            # a list and returns it would pass `assert f(x) == sorted(x)`.
+            reply = "returned", result, arguments[1:] if result is None else []
         except Exception as error:  # the judge raises it again, under its built-in name
             kinds = [kind.__name__ for kind in type(error).__mro__]
-            reply = ["raised", next(kind for kind in kinds if hasattr(builtins, kind))]
-        print(json.dumps(reply), file=replies, flush=True)
+            reply = "raised", next(kind for kind in kinds if hasattr(builtins, kind)), error.args
+        print(json.dumps(pack(reply, keep)), file=replies, flush=True)
 
 
 def judge(descriptor):
@@ -212,14 +214,19 @@ def judge(descriptor):
 
     test, replies = sys.stdin.read(), os.fdopen(descriptor)
 
-    def ask(operation, *arguments, **named):
+    def ask(operation, /, *arguments, **named):
         request = pack((operation, arguments, named), lambda remote: remote.number)
         print(json.dumps(request), flush=True)
-        kind, value = json.loads(replies.readline())
+        kind, value, rest = unpack(json.loads(replies.readline()), Remote)
         if kind == "raised":
             error = vars(builtins)[value]
-            raise error if issubclass(error, Exception) else RuntimeError
-        return unpack(value, Remote)
+            raise error(*rest) if issubclass(error, Exception) else RuntimeError(value)
+        for mine, changed in zip(arguments[1:], rest):
+            if isinstance(mine, list):
+                mine[:] = changed
+            elif isinstance(mine, (set, dict)):
+                mine.clear(), mine.update(changed)
+        return value
 
     class Remote:
         """An object that stays with the program. It equals no plain data, whatever it says."""
@@ -230,7 +237,7 @@ def judge(descriptor):
         def __eq__(self, other):
             return isinstance(other, Remote) and ask("equal", self, other) is True
 
-        def __call__(self, *arguments, **named):
+        def __call__(self, /, *arguments, **named):
             return ask("call", self, *arguments, **named)
 
         __getattr__ = lambda self, name: ask("name", self, name)  # noqa: E731

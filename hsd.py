@@ -29,8 +29,8 @@ import transformers
 from safetensors import SafetensorError
 from tqdm import tqdm
 from torch.distributed.fsdp import fully_shard
-from transformers import (AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig,
-                          HfArgumentParser)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig,
+                          DynamicCache, GenerationConfig, HfArgumentParser)
 
 # ====================================== Part I: the paper =========================================
 # ---- Config (section 5) --------------------------------------------------------------------------
@@ -65,11 +65,11 @@ class Config:
     max_new_tokens: int = option("tokens of a response; one cut here scores 0", 4096, 72)
     max_peer_tokens: int = option("tokens of the peer that the teacher sees", 4096)
     thinking: bool = option("the chat template's thinking mode, student and teacher alike", False)
-    rollout_batch: int = option("sequences of one generate() call", 64, 128)
+    rollout_batch: int = option("sequences generated at a time", 64, 128)
     steps: int = option("batches of Q x G rollouts; 0 only evaluates", 1500, 40)
     updates_per_batch: int = option("optimizer steps per batch, each on its share of it", 1)
     learning_rate: float = option("AdamW's constant step size", 1e-6, 1e-4)
-    micro_batch_tokens: int = option("tokens that one forward pass reads", 8192, 16384)
+    micro_batch_tokens: int = option("student tokens of one backward pass", 12288, 16384)
     chunk_tokens: int = option("tokens whose logits are in memory at a time", 256)
     compile: bool = option("torch.compile the loss", True)
     gradient_checkpointing: bool = option("recompute activations in backward", True, False)
@@ -499,23 +499,30 @@ def cut_at_stop(ids, stops):
     """The ids up to and with the first stop token; what follows is padding, often with that id."""
     return ids[:next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))]
 
+def sampling_settings(config, stops):
+    """What generate() needs to know. (top_k None would mean the model's own: 20 for Qwen3.)"""
+    draw = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+    return GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=stops,
+                            pad_token_id=stops[0], **(draw if config.temperature > 0 else {}))
+
 def sample(model, tokenizer, prompts, config, seed, bar):
-    """One response, a list of ids, for each prompt, by generate(); each rank makes every RANKS-th
-    call. A call is seeded by `seed` (a str) and its place alone: to repeat a draw, no state of a
-    generator has to be kept, and any number of ranks draws the same."""
-    stops = stop_tokens(model, tokenizer)
-    settings = GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=stops,
-                                pad_token_id=stops[0], do_sample=False)
-    if config.temperature > 0:      # top_k None would mean the model's own (Qwen3: 20)
-        settings.update(do_sample=True, temperature=config.temperature, top_p=config.top_p, top_k=0)
+    """One response, a list of ids, for each prompt. Continuous batching pays where flash attention
+    is installed (without, it scores each token against all sequences); elsewhere it is generate().
+    A call is seeded by `seed` (a str) and its place alone: to repeat a draw, no state of a generator
+    has to be kept, and any number of ranks, of which each makes every RANKS-th call, draws alike."""
+    stops, calls, cuda = stop_tokens(model, tokenizer), [], model.device.type == "cuda"
+    settings = sampling_settings(config, stops)
+    batched = cuda and transformers.utils.is_flash_attn_2_available()
+    size = -(-len(prompts) // RANKS) if batched else config.rollout_batch
     model.eval()                    # in train mode, checkpointing drops the KV cache: wrong text
-    devices = [model.device] if model.device.type == "cuda" else []
-    starts, calls = range(0, len(prompts), config.rollout_batch)[RANK::RANKS], []
-    for start in progress(starts, bar):
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(random.Random(f"{seed} {start}").getrandbits(63))
-            calls.append(generate(model, prompts[start:start + config.rollout_batch], settings))
-    if devices:
+    for start in progress(range(0, len(prompts), size)[RANK::RANKS], bar):
+        draw = random.Random(f"{seed} {start}").getrandbits(63)
+        with torch.random.fork_rng([model.device] if cuda else []):
+            torch.manual_seed(draw)
+            some = prompts[start:start + size]
+            calls.append(generate_batch(model, some, settings, draw, config.rollout_batch)
+                         if batched else generate(model, some, settings))
+    if cuda:
         torch.cuda.empty_cache()    # the update needs what the KV cache held, in other sizes
     return [cut_at_stop(ids, stops) for call in gathered(calls) for ids in call]
 
@@ -528,6 +535,29 @@ def generate(model, prompts, settings):
     out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device),
                          generation_config=settings)
     return out[:, width:].tolist()
+
+def generate_batch(model, prompts, settings, seed, at_once):
+    """The same by continuous batching: where one of `at_once` responses ends, the next begins. Its
+    cache lives for this call alone. (Of a failure, transformers' own generate_batch() only logs.)"""
+    size = {} if model.device.type == "cuda" else {"num_blocks": 80, "max_batch_tokens": 1024}
+    batching = ContinuousBatchingConfig(seed=seed, max_requests_per_batch=at_once, **size)
+    attention, manager, results = model.config._attn_implementation, None, {}
+    try:
+        manager = model.init_continuous_batching(settings, batching)
+        manager.warmup()                            # makes the cache, captures CUDA graphs
+        order = manager.add_requests(prompts)       # before it starts: the draws depend on batches
+        manager.start()
+        while len(results) < len(order):
+            result = manager.get_result(timeout=1)
+            if result.error if result else not manager.is_running():
+                raise RuntimeError(f"rollouts failed: {result and result.error}")
+            if result:
+                results[result.request_id] = result.generated_tokens
+    finally:                                        # of Ctrl-C too
+        if manager:
+            manager.stop(hard_stop=True)
+        model.set_attn_implementation(attention)
+    return [results[request] for request in order]
 
 # ---- Answers and programs ------------------------------------------------------------------------
 def extract_answer(text):
@@ -698,60 +728,58 @@ def hidden_and_head(model, prompts, responses):
         return None, None
     # Checkpointing works in train mode alone, and there it would drop the cache.
     hidden, model = [None] * len(prompts), model.train(torch.is_grad_enabled())
-    groups = rows_to_read(prompts, responses)
-    for rows, prefix in groups:
+    passes = rows_to_read(prompts, responses)
+    for rows, prefix in passes:
         cache = DynamicCache(config=model.config) if prefix else None
         if prefix:
             model.base_model(torch.tensor([prefix], device=model.device), past_key_values=cache)
             cache.batch_repeat_interleave(len(rows))
         texts = [(prompts[i] + responses[i][:-1])[len(prefix):] for i in rows]
-        ids = torch.tensor(padded(texts), device=model.device)                          # [B,width]
-        states = model.base_model(ids, past_key_values=cache, use_cache=bool(prefix))
-        for i, text, state in zip(rows, texts, states.last_hidden_state):           # [width,H]
-            hidden[i] = state[len(text) - len(responses[i]):len(text)]
-    for _ in range(most(len(groups)) - len(groups)):    # a sharded model waits for every rank
-        model.base_model(ids[:1, :1])
+        width = max(map(len, texts))                    # the last token predicts nothing
+        ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])        # [B,width]
+        out = model.base_model(ids.to(model.device), past_key_values=cache, use_cache=bool(prefix))
+        for i, text, states in zip(rows, texts, out.last_hidden_state):                 # [width,H]
+            hidden[i] = states[len(text) - len(responses[i]):len(text)]
+    for _ in range(most(len(passes)) - len(passes)):    # each pass of a sharded model is all ranks'
+        model.base_model(ids[:1, :1].to(model.device))
     return torch.cat(hidden), model.get_output_embeddings().weight
-
-def padded(rows):
-    return [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
 
 def rows_to_read(prompts, responses):
     """[(rows, prefix)]: which rows go through a model together. Without gradients, a long prompt
-    that several share is read once, as their prefix, and its keys and values serve them all: that
-    is HSD's teacher, for rollouts with one question and one peer. The others go by length, so that
-    little is padding."""
-    sharing, alone, groups = {}, [], []
+    that several share is read once, as their prefix, and its keys and values serve them all: HSD's
+    teacher, for rollouts with one question and one peer. The others go by length, so that little is
+    padding."""
+    sharing, alone, passes = {}, [], []
     for i, prompt in enumerate(prompts):
         sharing.setdefault(tuple(prompt), []).append(i)
     for prompt, rows in sharing.items():
         if len(rows) > 1 and len(prompt) >= SHARED_PREFIX and not torch.is_grad_enabled():
-            groups.append((rows, list(prompt[:-1])))    # its last token predicts each one's first
+            passes.append((rows, list(prompt[:-1])))    # its last token predicts each one's first
         else:
             alone += rows
     length = {i: len(prompts[i]) + len(responses[i]) for i in alone}
     for i in sorted(alone, key=length.get, reverse=True):
-        if not groups or groups[-1][1] or length[i] < 0.875 * length[groups[-1][0][0]]:
-            groups.append(([], []))
-        groups[-1][0].append(i)
-    return groups
+        if not passes or passes[-1][1] or length[i] < 0.875 * length[passes[-1][0][0]]:
+            passes.append(([], []))
+        passes[-1][0].append(i)
+    return passes
 
 def micro_batches(rollouts, budget):
-    """Batches of at most `budget` tokens that student or teacher reads (or of one rollout), longest
-    first. Rollouts with the same teacher prompt stay together, so that it is read once."""
+    """Batches of at most `budget` student tokens (or of one rollout), longest first. Rollouts with
+    one teacher prompt stay together, so that it is read once."""
     longest, batches, room = {}, [], 0
+    length = {id(r): len(r.prompt) + len(r.response) for r in rollouts}
     for r in rollouts:
         key = tuple(r.teacher_prompt)
-        longest[key] = max(longest.get(key, 0), len(r.prompt) + len(r.response))
-    def place(r):
-        return longest[tuple(r.teacher_prompt)], r.teacher_prompt, len(r.response)
-    for rollout in sorted(rollouts, key=place, reverse=True):
-        tokens = max(len(rollout.prompt), len(rollout.teacher_prompt)) + len(rollout.response)
-        if not batches or tokens > room:
+        longest[key] = max(longest.get(key, 0), length[id(r)])
+    order = {id(r): (longest[tuple(r.teacher_prompt)], r.teacher_prompt, length[id(r)])
+             for r in rollouts}
+    for r in sorted(rollouts, key=lambda r: order[id(r)], reverse=True):
+        if not batches or length[id(r)] > room:
             batches.append([])
             room = budget
-        batches[-1].append(rollout)
-        room -= tokens
+        batches[-1].append(r)
+        room -= length[id(r)]
     return batches
 
 @torch.no_grad()

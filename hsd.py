@@ -15,10 +15,10 @@ Part I is the paper, and ends with train(), the algorithm. Part II is what makes
 Shapes: Q questions, G group, T response tokens, C tokens of a chunk, H hidden, V vocabulary.
 """
 from __future__ import annotations
-import argparse, functools, gzip, json, math, os, pickle, platform, queue, random, re      # noqa: E401
-import runpy, shutil, signal, subprocess, sys, threading, time                  # noqa: E401
+import argparse, functools, gzip, json, math, os, queue, random, re             # noqa: E401
+import runpy, signal, subprocess, sys, threading, time                          # noqa: E401
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -325,7 +325,7 @@ def batch_loss(models, rollouts, step, config):
             old = torch.cat([r.logp for r in rollouts]).to(old)
         policy = policy_loss(terms.student_logp, old, advantages, lengths, method)
         loss = loss + method.policy * (w * policy).sum()
-    share = per_token([bool(r.weight) / len(r.response) for r in rollouts])     # means, to be summed
+    share = per_token([bool(r.weight) / len(r.response) for r in rollouts])     # for sums of means
     return loss, {"kl": share @ (taught * terms.kl).detach(), "entropy": share @ terms.entropy,
                   "kl_reference": share @ terms.kl_reference.detach()}
 
@@ -374,10 +374,10 @@ def train(config):
     join_ranks()
     train_problems = load_problems(config.train_data)
     eval_problems = load_problems(config.eval_data)[:config.eval_questions]
-    optimizer_device = script("plan.py")["announce"](config)
+    device = script("plan.py")["announce"](config)      # of the optimizer's state
     tokenizer, models = load_models(config)
-    optimizer = MasterAdamW(models.student, config, optimizer_device)
-    run = Run(config, models, optimizer, tokenizer)
+    optimizer = MasterAdamW(models.student, config, device)
+    run = script("run.py")["Run"](config, models, optimizer, tokenizer)
     if run.step == 0:
         row, run.failed = evaluate(models, tokenizer, eval_problems, config, 0)
         run.log(row)
@@ -506,10 +506,10 @@ def sampling_settings(config, stops):
                             pad_token_id=stops[0], **(draw if config.temperature > 0 else {}))
 
 def sample(model, tokenizer, prompts, config, seed, bar):
-    """One response, a list of ids, for each prompt. Continuous batching pays where flash attention
-    is installed (without, it scores each token against all sequences); elsewhere it is generate().
-    A call is seeded by `seed` (a str) and its place alone: to repeat a draw, no state of a generator
-    has to be kept, and any number of ranks, of which each makes every RANKS-th call, draws alike."""
+    """One response, a list of ids, for each prompt: by generate(), or with flash attention (without
+    it, it scores each token against all sequences) by continuous batching. A call is seeded by
+    `seed` (a str) and its place alone: no generator's state has to be kept, and any number of
+    ranks, each of which makes every RANKS-th call, draws alike."""
     stops, calls, cuda = stop_tokens(model, tokenizer), [], model.device.type == "cuda"
     settings = sampling_settings(config, stops)
     batched = cuda and transformers.utils.is_flash_attn_2_available()
@@ -522,8 +522,7 @@ def sample(model, tokenizer, prompts, config, seed, bar):
             some = prompts[start:start + size]
             calls.append(generate_batch(model, some, settings, draw, config.rollout_batch)
                          if batched else generate(model, some, settings))
-    if cuda:
-        torch.cuda.empty_cache()    # the update needs what the KV cache held, in other sizes
+    torch.cuda.empty_cache()        # the update needs what the KV cache held, in other sizes
     return [cut_at_stop(ids, stops) for call in gathered(calls) for ids in call]
 
 @torch.no_grad()
@@ -538,7 +537,7 @@ def generate(model, prompts, settings):
 
 def generate_batch(model, prompts, settings, seed, at_once):
     """The same by continuous batching: where one of `at_once` responses ends, the next begins. Its
-    cache lives for this call alone. (Of a failure, transformers' own generate_batch() only logs.)"""
+    cache lives for this call alone. (Of a failure, transformers' generate_batch() only logs.)"""
     size = {} if model.device.type == "cuda" else {"num_blocks": 80, "max_batch_tokens": 1024}
     batching = ContinuousBatchingConfig(seed=seed, max_requests_per_batch=at_once, **size)
     attention, manager, results = model.config._attn_implementation, None, {}
@@ -581,16 +580,15 @@ def child(script, *arguments, **options):
 IDLE = queue.SimpleQueue()              # answers.py processes that wait for their next question
 
 def math_equal(candidate, answer):
-    """Are two final answers, plain or LaTeX, equivalent? Equal texts are, whatever their spaces; for
-    the rest data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Answers are
-    never evaluated as Python. Raises nothing that a candidate could provoke."""
+    """Are two final answers, plain or LaTeX, equivalent? Equal texts are; for the rest
+    data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Answers are never
+    evaluated as Python. Raises nothing that a candidate could provoke."""
     if candidate.split() == answer.split():
         return True
     try:
         worker = IDLE.get_nowait()
     except queue.Empty:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        worker = child("answers.py", text=True, **pipes)
+        worker = child("answers.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if worker.poll() is not None:                       # it was ended while idle, by somebody else
         return math_equal(candidate, answer)
     print(json.dumps([candidate, answer]), file=worker.stdin, flush=True)
@@ -604,11 +602,9 @@ def math_equal(candidate, answer):
 def run_tests(program, tests, timeout=10.0):
     """Does a program pass every test, each in `timeout` seconds? A test is a text of asserts
     (HumanEval, MBPP), or {"input", "output"} for a script whose output is compared by tokens (APPS,
-    LiveCodeBench). The program runs confined, in a process that data/sandbox.py supervises: what it
-    ought to produce never enters it; it may compute, read Python's own files and write to a folder
-    that goes away: no processes, signals, network; limited time, memory and output. This is no
-    boundary against holes in the kernel: run code tasks in a container. InputError for other tests,
-    and where the kernel cannot confine programs (Linux 5.13, Landlock, seccomp)."""
+    LiveCodeBench). data/sandbox.py confines the program to computing, within limits, and keeps from
+    it what it ought to produce. That is no boundary against holes in the kernel: run code tasks in
+    a container. InputError for other tests, and where the kernel cannot confine (Linux 5.13)."""
     for test in tests:
         pair = isinstance(test, dict) and [type(test.get(key)) for key in ("input", "output")]
         if pair != [str, str] and not isinstance(test, str):
@@ -658,9 +654,6 @@ def reweighted(advantages, credit, step):
     return advantages * (1 - share + share * weight)
 
 # ---- The head, a chunk at a time -----------------------------------------------------------------
-# fp32 logits of 4,096 tokens of Qwen3 are 2.5 GB, and a plain KL holds six such tensors. Here the
-# logits of `chunk_tokens` tokens exist at a time, and the backward pass makes them again.
-
 def project(a, b):
     """a @ b with float32 output from any dtype. Casting a bf16 product afterwards is too late."""
     if a.is_cuda and b.dtype == torch.bfloat16:
@@ -668,8 +661,9 @@ def project(a, b):
     return a.float() @ b.float()
 
 class ChunkedHead(torch.autograd.Function):
-    """TokenTerms from hidden states [T,H] and heads [V,H]. Gradients reach the student's alone: a
-    shared head that learns from the teacher's projection too is off by more than twice its norm."""
+    """TokenTerms from hidden states [T,H] and heads [V,H], with the logits of C tokens in memory
+    (those of 4,096 are 2.5 GB, and a plain KL holds six such); backward makes them again. Gradients
+    reach the student alone: a head that learns from the teacher too is off by twice its norm."""
     @staticmethod
     def chunks(tokens, C, sides):
         """Each chunk's rows, logits and tokens, the last one padded to C: one shape to compile."""
@@ -719,8 +713,6 @@ def compiled_terms(config, device):
         return token_terms
     return torch.compile(token_terms)
 
-SHARED_PREFIX = 256     # tokens; a shorter prompt is not worth a pass of its own
-
 def hidden_and_head(model, prompts, responses):
     """The hidden states [T,H] that predict each response token, T = sum |o_i|, and the head [V,H].
     Padding stands to the right and needs no mask: under causal attention no real token sees it."""
@@ -745,15 +737,14 @@ def hidden_and_head(model, prompts, responses):
     return torch.cat(hidden), model.get_output_embeddings().weight
 
 def rows_to_read(prompts, responses):
-    """[(rows, prefix)]: which rows go through a model together. Without gradients, a long prompt
-    that several share is read once, as their prefix, and its keys and values serve them all: HSD's
-    teacher, for rollouts with one question and one peer. The others go by length, so that little is
-    padding."""
+    """[(rows, prefix)]: which rows go through a model together. Without gradients, a long prompt of
+    several is read once, as their prefix, and its keys and values serve all: HSD's teacher, for
+    one question and one peer. The others go by length, to pad little."""
     sharing, alone, passes = {}, [], []
     for i, prompt in enumerate(prompts):
         sharing.setdefault(tuple(prompt), []).append(i)
     for prompt, rows in sharing.items():
-        if len(rows) > 1 and len(prompt) >= SHARED_PREFIX and not torch.is_grad_enabled():
+        if len(rows) > 1 and len(prompt) >= 256 and not torch.is_grad_enabled():
             passes.append((rows, list(prompt[:-1])))    # its last token predicts each one's first
         else:
             alone += rows
@@ -767,19 +758,17 @@ def rows_to_read(prompts, responses):
 def micro_batches(rollouts, budget):
     """Batches of at most `budget` student tokens (or of one rollout), longest first. Rollouts with
     one teacher prompt stay together, so that it is read once."""
-    longest, batches, room = {}, [], 0
-    length = {id(r): len(r.prompt) + len(r.response) for r in rollouts}
-    for r in rollouts:
-        key = tuple(r.teacher_prompt)
-        longest[key] = max(longest.get(key, 0), length[id(r)])
-    order = {id(r): (longest[tuple(r.teacher_prompt)], r.teacher_prompt, length[id(r)])
-             for r in rollouts}
-    for r in sorted(rollouts, key=lambda r: order[id(r)], reverse=True):
-        if not batches or length[id(r)] > room:
+    def length(r):
+        return len(r.prompt) + len(r.response)
+    together, batches, room = {}, [], 0
+    for r in sorted(rollouts, key=length, reverse=True):
+        together.setdefault(tuple(r.teacher_prompt), []).append(r)
+    for r in (r for group in together.values() for r in group):
+        if not batches or length(r) > room:
             batches.append([])
             room = budget
         batches[-1].append(r)
-        room -= length[id(r)]
+        room -= length(r)
     return batches
 
 @torch.no_grad()
@@ -836,7 +825,7 @@ def summed(values):
     return total.tolist()
 
 def most(value):
-    """The largest value of a number on any rank."""
+    """The largest value on any rank; all wait for it."""
     return max(gathered([value]))
 
 # ---- Master weights ------------------------------------------------------------------------------
@@ -845,7 +834,7 @@ class MasterAdamW:
     At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps. Each weight has an
     owner among the ranks: only there are its sum, master and moments. `device` holds the latter."""
     def __init__(self, model, config, device="cpu"):
-        self.sums, self.hooks = {}, []      # no sums while the rollouts need the room
+        self.sums = {}                      # of gradients; none while the rollouts need the room
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.owner, load = [], [0] * RANKS
         for weight in self.weights:
@@ -856,8 +845,7 @@ class MasterAdamW:
         self.adamw = torch.optim.AdamW(self.master.values(), config.learning_rate, (0.9, 0.95),
                                        1e-8, weight_decay=0.0, fused=True)
         for i, weight in enumerate(self.weights):
-            self.hooks.append(weight.register_post_accumulate_grad_hook(
-                lambda w, i=i: self.collect(w, i)))
+            weight.register_post_accumulate_grad_hook(lambda w, i=i: self.collect(w, i))
 
     def collect(self, weight, i):
         """Runs when a micro-batch's gradient of one weight is complete: adds and frees it."""
@@ -872,14 +860,12 @@ class MasterAdamW:
 
     @torch.no_grad()
     def step(self, loss):
-        """Clips, steps, clears; a loss or norm that is not finite skips. Returns (norm, skipped)."""
+        """Clips, steps, clears; skips where loss or norm is not finite. Gives (norm, skipped)."""
         squares = [total.norm().double().square().item() for total in self.sums.values()]
         norm = math.sqrt(*summed([sum(squares)]))
-        skipped = not (math.isfinite(loss) and math.isfinite(norm))
-        if skipped:
+        if skipped := not (math.isfinite(loss) and math.isfinite(norm)):
             say(f"step skipped: loss {loss}, gradient norm {norm}")
             self.sums.clear()
-            return norm, skipped
         scale = min(1.0, 1.0 / (norm + 1e-6))                   # clipping at 1.0
         while self.sums:                    # one by one: there is no room for all gradients twice
             i, total = self.sums.popitem()
@@ -891,21 +877,6 @@ class MasterAdamW:
             for weight, owner in zip(self.weights, self.owner):
                 dist.broadcast(weight.detach(), owner)
         return norm, skipped
-
-    def state(self):
-        """{i: (master, moments)} of the weights that this rank owns."""
-        return {i: (master, self.adamw.state[master]) for i, master in self.master.items()}
-
-    @torch.no_grad()
-    def load(self, state):
-        """Takes over what state() gave, of all ranks together."""
-        for i, (master, moments) in state.items():
-            self.weights[i].copy_(master)
-            if i in self.master:
-                self.master[i].copy_(master)
-                self.adamw.state[self.master[i]] = {
-                    name: value.clone() if name == "step" else value.to(self.master[i], copy=True)
-                    for name, value in moments.items()}
 
 # ---- Metrics -------------------------------------------------------------------------------------
 def pass_at_k(n, c, k):
@@ -937,7 +908,7 @@ def rollout_metrics(groups):
             "response_tokens": mean(len(r.response) for r in rollouts),
             "truncated_share": mean(float(r.truncated) for r in rollouts)}
 
-# ---- Loading, logging, saving --------------------------------------------------------------------
+# ---- Loading the models --------------------------------------------------------------------------
 class Models(NamedTuple):
     """The student; its teacher (itself, if live) or None; pi_0 or None; token_terms."""
     student: torch.nn.Module
@@ -965,19 +936,16 @@ def load_models(config):
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model)
         initial = load() if frozen else None                # one copy is both pi_0 and teacher
-        if frozen and RANKS > 1:
-            for layer in initial.modules():
-                if type(layer).__name__ in initial._no_split_modules:
-                    fully_shard(layer)
+        for layer in initial.modules() if frozen and RANKS > 1 else ():
+            if type(layer).__name__ in initial._no_split_modules:
+                fully_shard(layer)
         student = load(trained=True)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {config.model}: {reason}") from None
-    for name in SCALED_HEADS:
-        if vars(student.config).get(name) not in (None, 1, 1.0):
-            raise InputError(f"{config.model} scales or caps its logits ({name}): not supported")
-    if student.get_output_embeddings().bias is not None:
-        raise InputError(f"the head of {config.model} has a bias: not supported")
+    odd = [name for name in SCALED_HEADS if vars(student.config).get(name) not in (None, 1, 1.0)]
+    if odd or student.get_output_embeddings().bias is not None:
+        raise InputError(f"{config.model}: a head with {', '.join(odd) or 'bias'} is not supported")
     # generate() fills what we leave open from here: nothing but pi itself may shape the rollouts
     student.generation_config = GenerationConfig(eos_token_id=stop_tokens(student, tokenizer))
     if config.gradient_checkpointing:
@@ -988,115 +956,9 @@ def load_models(config):
     return tokenizer, Models(student, teacher, initial if config.beta > 0 else None,
                              compiled_terms(config, device))
 
-STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
-MAY_DIFFER = "seed versions out overwrite resume show_credit save_every".split()
-
-class Run:
-    """The run's folder. A checkpoint is written beside the last one, then takes its place. Draws
-    all follow from seed and step: weights, optimizer, teacher, buffer and step are all it holds."""
-
-    def __init__(self, config, models, optimizer, tokenizer):
-        self.config, self.models, self.optimizer = config, models, optimizer
-        self.tokenizer, self.out = tokenizer, Path(config.out)
-        self.step, self.rows, self.past, self.failed = 0, [], {}, []
-        if config.resume:
-            self.load()
-        elif RANK == 0 and self.out.exists() and any(self.out.iterdir()):
-            if not config.overwrite:
-                raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
-            for end in ("", ".new", ".old"):            # what else lies there is not ours
-                shutil.rmtree(self.out / f"checkpoint{end}", ignore_errors=True)
-        if RANK == 0:
-            self.start()
-
-    def start(self):
-        """Writes what the run is, and the metrics up to where it starts."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        git = shutil.which("git") and subprocess.run(
-            ["git", "-C", str(DATA), "rev-parse", "HEAD"], capture_output=True, text=True)
-        about = {"python": platform.python_version(), "torch": torch.__version__,
-                 "transformers": transformers.__version__, "machine": platform.platform(),
-                 "cuda": torch.version.cuda, "commit": git and git.stdout.strip()}
-        about = asdict(self.config) | {"versions": about}
-        (self.out / "config.json").write_text(json.dumps(about, indent=1))
-        (self.out / "metrics.new").write_text("".join(json.dumps(r) + "\n" for r in self.rows))
-        (self.out / "metrics.new").rename(self.out / "metrics.jsonl")
-
-    def save(self, step):
-        """Writes checkpoint/: model and tokenizer in Hugging Face format, state.pt, and of each
-        rank the optimizer."""
-        new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
-        past = {question: [r.response for r in kept] for question, kept in self.past.items()}
-        moving = self.config.teacher == "ema" and self.models.teacher is not None
-        try:
-            if RANK == 0:
-                for stale in (new, old) if last.exists() else (new,):
-                    shutil.rmtree(stale, ignore_errors=True)
-                self.models.student.save_pretrained(new)
-                self.tokenizer.save_pretrained(new)
-                torch.save({"step": step, "rows": len(self.rows), "past": past,
-                            "teacher": self.models.teacher.state_dict() if moving else None,
-                            "config": asdict(self.config)}, new / "state.pt")
-            most(0)                                     # all ranks wait for this one
-            torch.save(self.optimizer.state(), new / f"optimizer-{RANK}.pt")
-            most(0)
-            if RANK == 0:
-                if last.exists():
-                    last.rename(old)
-                new.rename(last)
-                shutil.rmtree(old, ignore_errors=True)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"cannot save: {error}; the last checkpoint is intact") from None
-
-    def load(self):
-        """Goes back to the last checkpoint, of however many ranks. InputError if it cannot, or if a
-        field has changed."""
-        folder = self.out / "checkpoint"
-        folder = folder if folder.exists() else self.out / "checkpoint.old"
-        if not folder.exists():
-            raise InputError(f"{self.out} holds no checkpoint")
-        try:
-            state = torch.load(folder / "state.pt", weights_only=True)
-            rows = (self.out / "metrics.jsonl").read_text().splitlines()[:state["rows"]]
-            for part in folder.glob("optimizer-*.pt"):
-                self.optimizer.load(torch.load(part, weights_only=True, mmap=True))
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"cannot resume from {folder}: {error}") from None
-        for name, old in state["config"].items():
-            new = vars(self.config)[name]
-            if new != old and name not in (*MAY_DIFFER[1:], "steps"):
-                raise InputError(f"cannot resume: --{name} was {old} and is {new}")
-        self.step, self.rows = state["step"], [json.loads(row) for row in rows]
-        self.past = {question: [Rollout(Problem(question), [], ids, "", False) for ids in kept]
-                     for question, kept in state["past"].items()}
-        if state["teacher"]:
-            self.models.teacher.load_state_dict(state["teacher"])
-
-    def due(self, step, every):
-        """Is it time for what happens every so many steps, and at the end?"""
-        return step == self.config.steps or bool(every) and step % every == 0
-
-    def log(self, row):
-        """Appends a flat row to metrics.jsonl (nan as null) and prints its main figures."""
-        self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
-        if RANK == 0:
-            with open(self.out / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
-        shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")
-        figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or "/" in k]
-        say(f"step {row['step']:>4}  " + "  ".join(figures))
-
-    def finish(self):
-        """First and last evaluation side by side; the rest of what a run shows is data/page.py."""
-        before, *_, after = [row for row in self.rows if "eval/pass@1" in row] * 2
-        say(f"\n{'held-out, at step':<24}{before['step']:>8}{after['step']:>8}")
-        for name in list(before)[1:]:
-            figures = [math.nan if row[name] is None else row[name] for row in (before, after)]
-            say(f"{name:<24}{figures[0]:>8.3f}{figures[1]:>8.3f}")
-        script("page.py")["finish"](self)               # warnings, credit, credit.html
-        say(script("plan.py")["measured"]())
-
 # ---- Command line --------------------------------------------------------------------------------
+STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
+
 def check(config):
     """Raises InputError, naming the field, where a value of Config makes no sense."""
     for name, allowed in (("method", METHODS), ("teacher", ("live", "frozen", "ema")),
@@ -1105,16 +967,16 @@ def check(config):
             raise InputError(f"--{name} {getattr(config, name)}: choose from {', '.join(allowed)}")
     zero = "steps beta temperature eval_every save_every success_buffer seed show_credit".split()
     for name, value in vars(config).items():
-        most = 1 if name == "top_p" else sys.float_info.max
-        if type(value) in (int, float) and not (0 < value <= most or value == 0 and name in zero):
+        top = 1 if name == "top_p" else sys.float_info.max
+        if type(value) in (int, float) and not (0 < value <= top or value == 0 and name in zero):
             raise InputError(f"--{name} {value}: out of range")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
 
 def main(argv=None):
     """The command line. Bad input: one line on stderr, exit code 2."""
-    style = {"description": Config.__doc__, "formatter_class": argparse.HelpFormatter}
-    parser = HfArgumentParser(Config, **style)
+    parser = HfArgumentParser(Config, description=Config.__doc__,
+                              formatter_class=argparse.HelpFormatter)
     config, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     STOP.clear()
 

@@ -261,7 +261,9 @@ class Reader:
 
 def draw_point(symbols, seed):
     """Random rational values for some symbols, the same for the same names."""
-    return {s: sympy.Rational(random.Random(f"{s} {seed}").randint(-3000, 3000), 1009) for s in symbols}
+    return {
+        s: sympy.Rational(random.Random(f"{s} {seed}").randint(-3000, 3000), 1009) for s in symbols
+    }
 
 
 def vanishes(x):
@@ -330,8 +332,10 @@ def equivalent(candidate, answer):
         return False
     texts = [plain(candidate), plain(answer)]
     words = ["".join(text.split()).lower().rstrip(".") for text in texts]
-    if words[0] == words[1] and words[0].isalpha() and (
-        len(words[0]) > 3 or "\\text" in candidate + answer
+    if (
+        words[0] == words[1]
+        and words[0].isalpha()
+        and (len(words[0]) > 3 or "\\text" in candidate + answer)
     ):
         return True
     if all("%" in text for text in texts):

@@ -23,7 +23,6 @@ import random
 import resource
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -229,14 +228,18 @@ def make_rollouts(args, V, peers):
     for q in range(args.questions):
         question, problem = ids(args.tokens // 8), hsd.Problem(f"question {q}", "1")
         group = [
-            hsd.Rollout(problem, question, ids(rng.randint(args.tokens // 2, args.tokens)), "", False)
+            hsd.Rollout(
+                problem, question, ids(rng.randint(args.tokens // 2, args.tokens)), "", False
+            )
             for _ in range(args.group)
         ]
         contexts = [ids(int(1.2 * 0.75 * args.tokens)) for _ in group]
         for i, r in enumerate(group):
             r.reward = float(i % 2)
             r.advantage = 2 * r.reward - 1
-            peer = i if peers == "own" else rng.choice([j for j in range(1, len(group), 2) if j != i])
+            peer = (
+                i if peers == "own" else rng.choice([j for j in range(1, len(group), 2) if j != i])
+            )
             r.teacher_prompt = {"answer": question + ids(16)}.get(peers, question + contexts[peer])
             r.context = {"peer": "x"}
         groups.append(group)
@@ -257,7 +260,7 @@ def update_flops(model, rollouts, method, config):
 def part_update(args):
     """Optimizer steps of three methods on the same rollouts."""
     student = random_model(args)
-    V, rows, first = student.config.vocab_size, [], None
+    V, rows, first, optimizer = student.config.vocab_size, [], None, None
     for method, peers in (("grpo", "own"), ("opsd", "answer"), ("hsd", "own"), ("hsd", "group")):
         config = hsd.Config(
             method=method,
@@ -268,7 +271,7 @@ def part_update(args):
         )
         models = make_models(args, config, student)
         models = models if hsd.METHODS[method].context else models._replace(teacher=None)
-        optimizer = hsd.MasterAdamW(student, config, DEVICE if not CUDA else "cpu")
+        optimizer = optimizer or hsd.MasterAdamW(student, config)
         rollouts = make_rollouts(args, V, peers)
         read = sum(len(r.prompt) + len(r.response) for r in rollouts)
         seconds = clock(lambda: hsd.update(models, optimizer, rollouts, 0, config), args.repeats)
@@ -284,8 +287,6 @@ def part_update(args):
                 f"{flops / 1e12:.2f}",
             ]
         )
-        for hook in optimizer.hooks:
-            hook.remove()
     columns = ["update", "seconds", "of grpo's", "tokens/s", "TFLOP/s"]
     size = f"{args.questions} x {args.group} rollouts of {args.tokens // 2} to {args.tokens} tokens"
     table(f"Update: {size}, beta = {args.beta}", columns, rows)
@@ -295,7 +296,9 @@ def part_rollouts(args):
     """Tokens per second of the ways to sample."""
     model, rows = random_model(args), []
     rng, V = random.Random(0), model.config.vocab_size
-    prompts = [[rng.randrange(10, V) for _ in range(rng.randint(60, 200))] for _ in range(args.questions)]
+    prompts = [
+        [rng.randrange(10, V) for _ in range(rng.randint(60, 200))] for _ in range(args.questions)
+    ]
     prompts = [prompt for prompt in prompts for _ in range(args.group)]
     settings = hsd.sampling_settings(
         hsd.Config(max_new_tokens=args.tokens, rollout_batch=len(prompts)), [V - 1]
@@ -305,7 +308,8 @@ def part_rollouts(args):
             rows.append([name, "", "CPU: see --batching"])
             continue
         start = time.perf_counter()
-        responses = getattr(hsd, name)(model.eval(), prompts, settings, "0")
+        more = (0, len(prompts)) if name == "generate_batch" else ()
+        responses = getattr(hsd, name)(model.eval(), prompts, settings, *more)
         seconds = time.perf_counter() - start
         tokens = sum(len(hsd.cut_at_stop(ids, [V - 1])) for ids in responses)
         rows.append([name, f"{tokens:,}", f"{tokens / seconds:,.0f}"])
@@ -320,7 +324,9 @@ def part_verify(args):
     rng, rows = random.Random(0), []
     answers = [p.answer for p in hsd.load_problems(HERE / "math.jsonl")]
     pairs = [(rng.choice(answers), rng.choice(answers)) for _ in range(1024)]
-    programs = [("def f(x):\n    return x + 1\n", [f"assert f({i}) == {i + 1}"]) for i in range(100)]
+    programs = [
+        ("def f(x):\n    return x + 1\n", [f"assert f({i}) == {i + 1}"]) for i in range(100)
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, function, work in (
             ("answers, first (starts the processes)", hsd.math_equal, pairs),
@@ -340,7 +346,7 @@ def part_step(args):
         return print("\nstep: needs a GPU")
     tokenizer, rows = AutoTokenizer.from_pretrained(HERE / "tiny-qwen3"), []
     problems = [hsd.Problem(f"{q:02d}+1=?", "1") for q in range(args.questions)]
-    student = random_model(args)
+    student, optimizer = random_model(args), None
     for method, compiled in (("grpo", True), ("opsd", True), ("hsd", True), ("hsd", False)):
         config = hsd.Config(
             method=method,
@@ -355,7 +361,7 @@ def part_step(args):
         )
         models = make_models(args, config, student)
         models = models if hsd.METHODS[method].context else models._replace(teacher=None)
-        optimizer = hsd.MasterAdamW(student, config, "cpu")
+        optimizer = optimizer or hsd.MasterAdamW(student, config)
         torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         groups = hsd.sample_groups(student, tokenizer, problems, config, "0")
@@ -378,9 +384,7 @@ def part_step(args):
                 f"{torch.cuda.max_memory_allocated() / 1e9:.1f}",
             ]
         )
-        for hook in optimizer.hooks:
-            hook.remove()
-        del models, optimizer
+        del models
         torch.cuda.empty_cache()
     columns = ["step", "rollout s", "tokens/s", "update s", "TFLOP/s", "peak GPU GB"]
     size = f"{args.questions} x {args.group} rollouts, {args.tokens} new tokens"

@@ -36,17 +36,21 @@ def finish(run):
 def signs_of_collapse(rows):
     """A plain warning for each figure that ends much lower than it once was."""
     warnings, steps = [], [row for row in rows if "reward" in row]
-    steps = steps if len(steps) >= 20 else []           # fewer say too little
+    steps = steps if len(steps) >= 20 else []  # fewer say too little
     evaluations = [row for row in rows if "eval/pass@1" in row]
     quarter = max(4, len(steps) // 4)
     for name, fall, found, n in (
-            ("reward", 0.7, steps, quarter), ("response_tokens", 0.5, steps, quarter),
-            *((k, 0.8, evaluations, 1) for k in rows[0] if "pass@" in k)):
+        ("reward", 0.7, steps, quarter),
+        ("response_tokens", 0.5, steps, quarter),
+        *((k, 0.8, evaluations, 1) for k in rows[0] if "pass@" in k),
+    ):
         values = [row[name] for row in found if row[name] is not None]
-        means = [hsd.mean(values[i:i + n]) for i in range(len(values) - n + 1)]
+        means = [hsd.mean(values[i : i + n]) for i in range(len(values) - n + 1)]
         if means and means[-1] < fall * max(means):
-            warnings.append(f"warning: {name} fell from {max(means):.3g} to {means[-1]:.3g}: a "
-                            "collapse? Try a lower --learning_rate, or --teacher frozen")
+            warnings.append(
+                f"warning: {name} fell from {max(means):.3g} to {means[-1]:.3g}: a "
+                "collapse? Try a lower --learning_rate, or --teacher frozen"
+            )
     if steps and hsd.mean(row["truncated_share"] for row in steps[-quarter:]) > 0.5:
         warnings.append("warning: more than half of the rollouts are cut at max_new_tokens")
     return warnings
@@ -56,19 +60,33 @@ def credit_data(models, tokenizer, failed, config):
     """What the page shows of failed rollouts with peers: tokens, tau, credit under HSD's context
     and under the answer alone, and, of the first eight, teacher's and student's top-5 at tau."""
     models = models._replace(teacher=models.teacher or models.student, reference=None)
-    answer_only, data = [replace(r) for r in failed], []       # all failed: no peers among them
+    answer_only, data = [replace(r) for r in failed], []  # all failed: no peers among them
     hsd.give_contexts(answer_only, "answer", [], config, tokenizer, random.Random(0))
     hsd.measure(models, answer_only, config)
     for i, (r, other) in enumerate(zip(failed, answer_only)):
         tau = hsd.divergence(r.response, r.peer.response)
         sides = ("teacher", models.teacher, r.teacher_prompt), ("student", models.student, r.prompt)
-        top = {name: top5(model, tokenizer, prompt + r.response[:tau])
-               for name, model, prompt in sides} if i < 8 else None
-        data.append({
-            "question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward,
-            "tokens": [tokenizer.decode([token]) for token in r.response], "tau": tau,
-            "peer_tokens": [tokenizer.decode([token]) for token in r.peer.response],
-            "credit": r.credit.tolist(), "credit_answer_only": other.credit.tolist(), "top5": top})
+        top = (
+            {
+                name: top5(model, tokenizer, prompt + r.response[:tau])
+                for name, model, prompt in sides
+            }
+            if i < 8
+            else None
+        )
+        data.append(
+            {
+                "question": r.problem.question,
+                "answer": r.problem.answer or "",
+                "reward": r.reward,
+                "tokens": [tokenizer.decode([token]) for token in r.response],
+                "tau": tau,
+                "peer_tokens": [tokenizer.decode([token]) for token in r.peer.response],
+                "credit": r.credit.tolist(),
+                "credit_answer_only": other.credit.tolist(),
+                "top5": top,
+            }
+        )
     return data
 
 
@@ -93,8 +111,14 @@ def coloured(rollout):
 
 def write_page(path, title, **parts):
     """data/page.html with the JSON of `parts` in it."""
-    text = json.dumps({"title": title, "subtitle": f"torch {torch.__version__}, transformers "
-                       f"{transformers.__version__}"} | parts, allow_nan=False)
+    text = json.dumps(
+        {
+            "title": title,
+            "subtitle": f"torch {torch.__version__}, transformers {transformers.__version__}",
+        }
+        | parts,
+        allow_nan=False,
+    )
     page = (HERE / "page.html").read_text(encoding="utf-8")
     path.write_text(page.replace("__DATA__", text.replace("<", "\\u003c")), encoding="utf-8")
 
@@ -108,9 +132,9 @@ def report(folders, out):
             rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
         except (OSError, json.JSONDecodeError) as error:
             raise hsd.InputError(f"no run in {folder}: {error}") from None
-        own = {k: v for k, v in config.items() if k not in hsd.MAY_DIFFER}
+        own = {k: v for k, v in config.items() if k not in hsd.script("run.py")["MAY_DIFFER"]}
         runs.append({"name": folder.name, "config": own, "rows": rows})
-    for run in runs:                    # the label: the fields in which the runs differ
+    for run in runs:  # the label: the fields in which the runs differ
         own = run["config"].items()
         differ = [f"{k} {v}" for k, v in own if any(r["config"].get(k) != v for r in runs)]
         run["label"] = ", ".join(differ) or run["config"]["method"]

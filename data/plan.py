@@ -61,7 +61,9 @@ class Plan:
         lines = [f"{'memory plan, GB':<46}{'each GPU':>9}{'host':>9}"]
         for name, where, when, size in self.parts:
             phase = "" if when == "always" else f", {when}"
-            columns = [f"{size / GB:9.1f}" if where == place else " " * 9 for place in ("gpu", "host")]
+            columns = [
+                f"{size / GB:9.1f}" if where == place else " " * 9 for place in ("gpu", "host")
+            ]
             lines.append(f"  {name + phase:<44}" + "".join(columns))
         for name, gpu, host in (
             ("at most, at a time", self.needs("gpu"), self.needs("host")),
@@ -121,7 +123,12 @@ def memory_plan(config, shape, gpu, host, ranks):
         ("gradient sums, float32", device, "update", 4 * N / ranks),
         ("gradient of the largest weight", device, "update", 2 * 4 * max(sizes)),
         ("activations", device, "update", T * kept),
-        ("logits of a chunk, head's gradient", device, "update", 4 * V * (6 * config.chunk_tokens + H)),
+        (
+            "logits of a chunk, head's gradient",
+            device,
+            "update",
+            4 * V * (6 * config.chunk_tokens + H),
+        ),
     ]
     optimizer = ("master weights and moments, float32", device, "always", 12 * N / ranks)
     plan = Plan([*parts, optimizer], gpu - SPARE if gpu else 0, host)

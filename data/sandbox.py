@@ -312,7 +312,9 @@ def passes(program, test, timeout):
             confine(5)  # the kernel cannot, and here it says so
         finished = status == 0
         printed.seek(0)
-        return finished and (not script or printed.read().split() == test["output"].encode().split())
+        return finished and (
+            not script or printed.read().split() == test["output"].encode().split()
+        )
 
 
 def supervise():

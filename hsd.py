@@ -37,6 +37,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, ContinuousBatchin
 DATA = Path(__file__).resolve().parent / "data"
 sys.modules.setdefault("hsd", sys.modules[__name__])    # what the scripts in data/ import
 
+@functools.cache
 def script(name):
     """The functions of a script in data/, by name."""
     return runpy.run_path(str(DATA / name))
@@ -213,8 +214,7 @@ def give_contexts(group, kinds, past, config, tokenizer, rng):
             path = rollout.peer.response[:config.max_peer_tokens]
             texts["peer"] = tokenizer.decode(path, skip_special_tokens=True)
         if not rollout.reward:
-            unsaid = rollout.truncated or rollout.problem.tests
-            said = None if unsaid else extract_answer(rollout.text)
+            said = not (rollout.truncated or rollout.problem.tests) and extract_answer(rollout.text)
             texts["feedback"] = FEEDBACK.format(said) if said else "It is not correct."
         shown = [next((kind for kind in either.split("|") if texts.get(kind)), None)
                  for either in kinds.split("+")]
@@ -437,6 +437,7 @@ def parse_problem(row):
     answer, solution = row.get("answer"), row.get("solution")
     tests = row.get("tests") or row.get("test_list") or []
     tests = tests if isinstance(tests, list) else [tests]
+    check_tests(tests)
     if "test" in row and "entry_point" in row:                              # HumanEval
         tests = [f"{row['test']}\n\ncheck({row['entry_point']})"]
     if isinstance(answer, str) and "####" in answer:                        # GSM8K
@@ -471,8 +472,8 @@ def load_problems(path):
 def questions_of_step(problems, step, config):
     """The Q problems of a step (counted from 0). The order of each pass over the data follows from
     seed and pass alone, so a resumed run needs to know nothing but its step."""
-    n, positions = len(problems), range(step * config.questions_per_step,
-                                        (step + 1) * config.questions_per_step)
+    n, Q = len(problems), config.questions_per_step
+    positions = range(step * Q, (step + 1) * Q)
     orders = {epoch: random.Random(f"{config.seed} order {epoch}").sample(problems, n)
               for epoch in {position // n for position in positions}}
     return [orders[position // n][position % n] for position in positions]
@@ -531,9 +532,8 @@ def generate(model, prompts, settings):
     width, pad = max(map(len, prompts)), settings.pad_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])                 # [B,width]
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device),
-                         generation_config=settings)
-    return out[:, width:].tolist()
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    return model.generate(ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
 
 def generate_batch(model, prompts, settings, seed, at_once):
     """The same by continuous batching: where one of `at_once` responses ends, the next begins. Its
@@ -570,14 +570,11 @@ def extract_answer(text):
     numbers = re.findall(r"(?:(?<![\w)}])-)?\d+(?:,\d{3})*(?:\.\d+)?", text)
     return text[slice(*last)].strip() if last[0] >= 0 else numbers[-1] if numbers else None
 
-def child(script, *arguments, **options):
+def child(script, *arguments, stderr=subprocess.DEVNULL, **options):
     """A process that runs a script of data/: it has no torch, no model, no GPU, none of our
     environment and files, and a process group of its own."""
     command = [sys.executable, "-I", "-X", "utf8", str(DATA / script), *map(str, arguments)]
-    return subprocess.Popen(command, env={}, start_new_session=True,
-                            **{"stderr": subprocess.DEVNULL, **options})
-
-IDLE = queue.SimpleQueue()              # answers.py processes that wait for their next question
+    return subprocess.Popen(command, env={}, start_new_session=True, stderr=stderr, **options)
 
 def math_equal(candidate, answer):
     """Are two final answers, plain or LaTeX, equivalent? Equal texts are; for the rest
@@ -599,16 +596,20 @@ def math_equal(candidate, answer):
     IDLE.put(worker)
     return json.loads(verdict)
 
+def check_tests(tests):
+    """Raises InputError where a test is of neither kind."""
+    for test in tests:
+        pair = isinstance(test, dict) and [type(test.get(key)) for key in ("input", "output")]
+        if pair != [str, str] and not isinstance(test, str):
+            raise InputError(f"a test is asserts, or has an input and an output: {str(test)[:60]}")
+
 def run_tests(program, tests, timeout=10.0):
     """Does a program pass every test, each in `timeout` seconds? A test is a text of asserts
     (HumanEval, MBPP), or {"input", "output"} for a script whose output is compared by tokens (APPS,
     LiveCodeBench). data/sandbox.py confines the program to computing, within limits, and keeps from
     it what it ought to produce. That is no boundary against holes in the kernel: run code tasks in
-    a container. InputError for other tests, and where the kernel cannot confine (Linux 5.13)."""
-    for test in tests:
-        pair = isinstance(test, dict) and [type(test.get(key)) for key in ("input", "output")]
-        if pair != [str, str] and not isinstance(test, str):
-            raise InputError(f"a test is asserts, or has an input and an output: {str(test)[:60]}")
+    a container. InputError where the kernel cannot confine: it takes Linux 5.13, Landlock."""
+    check_tests(tests)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with child("sandbox.py", "supervise", text=True, **pipes) as process:
         verdict, errors = process.communicate(json.dumps([program, list(tests), timeout]))
@@ -789,6 +790,8 @@ def measure(models, rollouts, config):
 # then on all know the same, and only micro-batches are dealt out. What no GPU could hold is shared:
 # gradient sums, master weights and moments belong to one owner each, and pi_0 is sharded.
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+IDLE = queue.SimpleQueue()          # answers.py processes that wait for their next question
+STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
 progress = functools.partial(tqdm, leave=False, disable=RANK > 0)
 
 def say(text):
@@ -957,8 +960,6 @@ def load_models(config):
                              compiled_terms(config, device))
 
 # ---- Command line --------------------------------------------------------------------------------
-STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
-
 def check(config):
     """Raises InputError, naming the field, where a value of Config makes no sense."""
     for name, allowed in (("method", METHODS), ("teacher", ("live", "frozen", "ema")),
@@ -975,8 +976,8 @@ def check(config):
 
 def main(argv=None):
     """The command line. Bad input: one line on stderr, exit code 2."""
-    parser = HfArgumentParser(Config, description=Config.__doc__,
-                              formatter_class=argparse.HelpFormatter)
+    style = argparse.HelpFormatter
+    parser = HfArgumentParser(Config, description=Config.__doc__, formatter_class=style)
     config, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     STOP.clear()
 

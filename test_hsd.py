@@ -5,9 +5,14 @@ import copy
 import itertools
 import json
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,7 @@ from hsd import Config, Problem, Rollout
 
 ROOT = Path(hsd.__file__).parent
 PAGE, PLAN = hsd.script("page.py"), hsd.script("plan.py")
+ANSWERS, PROGRAMS = hsd.script("cases/answers.py"), hsd.script("cases/programs.py")
 
 
 # ---- helpers -------------------------------------------------------------------------------------
@@ -1031,9 +1037,9 @@ def test_same_seed_same_metrics_and_resume_after_kill_9_is_bit_equal(tmp_path):
     ]
     hsd.main([*flags, "--out", str(tmp_path / "whole")])
     code = (
-        "import os, hsd; save = hsd.Run.save\n"
+        "import os, hsd; Run = hsd.script('run.py')['Run']; save = Run.save\n"
         "def then_die(run, step): save(run, step); os.kill(os.getpid(), 9)\n"
-        f"hsd.Run.save = then_die; hsd.main({[*flags, '--out', str(tmp_path / 'killed')]})"
+        f"Run.save = then_die; hsd.main({[*flags, '--out', str(tmp_path / 'killed')]})"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
     assert [row["step"] for row in rows_of(tmp_path / "killed")] == [0, 1, 2, 3]
@@ -1150,3 +1156,359 @@ def test_the_page_holds_what_was_measured_and_no_markup_of_the_model(tmp_path):
     assert data["runs"][0]["rows"][0]["step"] == 0
     PAGE["write_page"](tmp_path / "x.html", "x", warnings=["</script><img src=x>"])
     assert "</script><img" not in (tmp_path / "x.html").read_text()
+
+
+# ---- verifiers -----------------------------------------------------------------------------------
+
+
+def in_parallel(function, work, threads=2):
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, work))
+
+
+@pytest.mark.parametrize("name,want", [("EQUAL", True), ("DIFFERENT", False)])
+def test_answers_that_are_and_are_not_equivalent(name, want):
+    pairs = [pair for a, b in ANSWERS[name] for pair in ((a, b), (b, a))]
+    verdicts = in_parallel(lambda pair: hsd.math_equal(*pair), pairs)
+    assert [pair for pair, verdict in zip(pairs, verdicts) if verdict is not want] == []
+    assert len(ANSWERS["EQUAL"]) + len(ANSWERS["DIFFERENT"]) >= 120
+
+
+def test_hostile_answers_are_refused_and_nothing_is_evaluated(tmp_path):
+    marker = tmp_path / "marker"
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    hostile = [*ANSWERS["HOSTILE"], code, f"sqrt({code})", f"\\frac{{{code}}}{{1}}"]
+    verdicts = in_parallel(lambda text: hsd.math_equal(text, "5"), hostile)
+    assert [ascii(t)[:80] for t, verdict in zip(hostile, verdicts) if verdict] == []
+    assert not marker.exists()
+
+
+def test_an_answer_that_takes_too_long_costs_its_process_and_no_other(monkeypatch):
+    assert hsd.math_equal("1/2", "0.5") is True
+    while not hsd.IDLE.empty():
+        hsd.IDLE.get().communicate()
+    assert hsd.math_equal("1/2", "0.5") and hsd.IDLE.qsize() == 1
+    worker = hsd.IDLE.get()
+    hsd.IDLE.put(worker)
+    start = time.monotonic()
+    slow = "9999999999999999999999^{x^{19999}}"
+    assert hsd.math_equal(slow, "5") is False and 4 < time.monotonic() - start < 20
+    assert worker.returncode == -signal.SIGALRM and hsd.IDLE.qsize() == 0
+    assert hsd.math_equal(slow, slow) is True  # the same text needs no process
+    assert hsd.math_equal("1/2", "0.5") is True
+    # one that somebody ends while it is idle is replaced, not taken for a wrong answer
+    idle = hsd.IDLE.get()
+    idle.communicate()
+    hsd.IDLE.put(idle)
+    assert hsd.math_equal("1/2", "0.5") is True
+
+
+def test_the_last_box_or_else_the_last_number():
+    for text, answer in ANSWERS["EXTRACT"]:
+        assert hsd.extract_answer(text) == answer, text
+
+
+def test_honest_programs_pass():
+    rows = PROGRAMS["HONEST"]
+    verdicts = in_parallel(lambda row: hsd.run_tests(*row[1:]), rows)
+    assert [row[0] for row, passed in zip(rows, verdicts) if passed is not True] == []
+    assert len(rows) >= 30
+
+
+def test_hostile_programs_fail_and_leave_this_process_alone():
+    rows, before = PROGRAMS["HOSTILE"], (os.getcwd(), dict(os.environ))
+    folders = set(Path(tempfile.gettempdir()).glob("hsd-*"))
+    verdicts = in_parallel(lambda row: hsd.run_tests(*row[1:], timeout=1.0), rows, 4)
+    assert [row[0] for row, passed in zip(rows, verdicts) if passed is not False] == []
+    assert len(rows) >= 25 and (os.getcwd(), dict(os.environ)) == before
+    assert set(Path(tempfile.gettempdir()).glob("hsd-*")) == folders
+
+
+def test_programs_leave_nothing_behind(tmp_path):
+    rows = [
+        (program.replace("{marker}", str(tmp_path / name)), test)
+        for name, program in PROGRAMS["SIDE_EFFECTS"]
+        for test in ("assert f(3) == 9", {"input": "", "output": "9"})
+    ]
+    in_parallel(lambda row: hsd.run_tests(row[0], [row[1]], timeout=1.0), rows, 4)
+    time.sleep(2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_program_may_do_to_its_arguments():
+    clear = "def f(x):\n    x.clear()\n    return x\ndef g(x):\n    x.sort()\n"
+    assert hsd.run_tests(clear, ["a = [2, 1]\ng(a)\nassert a == [1, 2]"])
+    assert not hsd.run_tests(clear, ["a = [2, 1]\nassert f(a) == sorted(a)"])
+
+
+def test_a_builtin_name_is_the_real_one_unless_it_is_what_is_tested():
+    program = "def sum(a, b):\n    return a + b\ndef abs(x):\n    return 0\ndef f(x):\n    return x\n"
+    assert hsd.run_tests(program, ["assert sum(10, 15) == 25"])
+    assert not hsd.run_tests(program, ["assert abs(f(2) - 4) < 1e-6"])
+
+
+def test_bad_tests_are_an_error_and_no_reward(tmp_path):
+    for bad in (3, {"input": "x"}, {"input": "x", "output": 3}, None):
+        with pytest.raises(hsd.InputError, match="a test is asserts"):
+            hsd.run_tests("x = 1", [bad])
+    with pytest.raises(hsd.InputError, match="What is it"):
+        hsd.verify(Problem("What is it?"), "5")
+    data = tmp_path / "x.jsonl"
+    data.write_text('{"question": "a", "answer": 1}\n{"question": "b", "tests": [7]}\n')
+    with pytest.raises(hsd.InputError, match=r"x.jsonl:2: a test is asserts"):
+        hsd.load_problems(data)
+
+
+def test_verify_takes_the_last_fenced_block():
+    problem = Problem("Double it.", tests=("assert f(2) == 4",))
+    wrong, right = "def f(x):\n    return 0\n", "def f(x):\n    return 2 * x\n"
+    text = "First\n```python\n{}```\nthen\n```python\n{}```\nDone."
+    assert hsd.verify(problem, text.format(wrong, right)) is True
+    assert hsd.verify(problem, text.format(right, wrong)) is False
+    assert hsd.verify(problem, right) is False  # no block
+
+
+def test_where_nothing_confines_programs_they_are_refused(monkeypatch):
+    """A kernel without Landlock, played by a sandbox.py that calls a number no kernel has."""
+    text = (ROOT / "data" / "sandbox.py").read_text().replace("= 444, 445, 446", "= 9444, 445, 446")
+    assert "9444" in text
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "sandbox.py").write_text(text)
+        monkeypatch.setattr(hsd, "DATA", Path(folder))
+        with pytest.raises(hsd.InputError, match="cannot be tested here: .*does not confine"):
+            hsd.run_tests("def f(x): return x", ["assert f(1) == 1"])
+        with pytest.raises(hsd.InputError, match="cannot be tested here"):
+            hsd.run_tests("print(1)", [{"input": "", "output": "1"}])
+
+
+def test_our_problems_have_answers_that_can_be_read_and_tests_that_can_be_failed():
+    math, code = (hsd.load_problems(ROOT / "data" / f"{name}.jsonl") for name in ("math", "code"))
+    assert len(math) >= 100 and len(code) >= 30
+    assert len({p.question for p in math + code}) == len(math) + len(code)
+    variants = in_parallel(
+        lambda p: (
+            hsd.math_equal(f"\\displaystyle {p.answer}.", p.answer),
+            hsd.math_equal(f"{p.answer} + 1" if p.answer[-1].isdigit() else "0", p.answer),
+        ),
+        math,
+    )
+    assert variants == [(True, False)] * len(math)
+    assert not any(in_parallel(lambda p: hsd.run_tests("def f(x): return 0", p.tests), code))
+    kinds = {type(test) for problem in code for test in problem.tests}
+    assert kinds == {str, dict}
+
+
+def test_our_code_problems_are_solved_by_their_solutions():
+    make = hsd.script("make_problems.py")
+    solutions = {make["with_example"](p): p.solution for p in make["CODE"]}
+    code = hsd.load_problems(ROOT / "data" / "code.jsonl")
+    assert all(in_parallel(lambda p: hsd.run_tests(solutions[p.question], p.tests), code))
+
+
+def test_a_run_on_programs_learns_from_their_verdicts(tiny, tmp_path):
+    """Peers of code: the context is the peer alone, and feedback never quotes a number in it."""
+    tokenizer, _ = tiny
+    problem = Problem("Add.", tests=("assert f(1) == 2",))
+    group = [Rollout(problem, [1], [30, 31], "x 7", False, reward=float(i == 0)) for i in range(3)]
+    config = config_for(tmp_path)
+    hsd.give_contexts(group, "answer+peer", [], config, tokenizer, random.Random(0))
+    assert [list(r.context) for r in group] == [[], ["peer"], ["peer"]]
+    hsd.give_contexts(group, "feedback", [], config, tokenizer, random.Random(0))
+    assert group[1].context == {"feedback": "It is not correct."}
+
+
+# ---- one GPU, many GPUs --------------------------------------------------------------------------
+
+
+def test_a_prompt_that_several_share_is_read_once_and_changes_nothing(monkeypatch):
+    model, rollouts = random_model(), some_rollouts(9)
+    model.config.max_position_embeddings = 1024
+    rng = random.Random(1)
+    prompts = [[rng.randrange(64) for _ in range(300)] for _ in range(2)]
+    prompts = [prompts[0]] * 4 + [prompts[1]] * 3 + [r.prompt for r in rollouts[7:]]
+    responses = [r.response for r in rollouts]
+    read, forward = [], model.base_model.forward
+
+    def counting(input_ids, **more):
+        read.append(input_ids.numel())
+        return forward(input_ids, **more)
+
+    monkeypatch.setattr(model.base_model, "forward", counting)
+    with torch.no_grad():
+        shared, _ = hsd.hidden_and_head(model, prompts, responses)
+        tokens = sum(read)
+    for p, r, got in zip(prompts, responses, shared.split([len(r) for r in responses])):
+        want = forward(torch.tensor([p + r[:-1]])).last_hidden_state[0, len(p) - 1 :]
+        assert torch.allclose(got, want, atol=2e-5)
+    assert tokens < 2 * 300 + 4 * 9 * max(map(len, responses)) < 7 * 300
+    apart, _ = hsd.hidden_and_head(model, prompts, responses)  # with gradients nothing is shared
+    assert torch.allclose(apart, shared, atol=2e-5) and apart.requires_grad
+
+
+def test_rows_that_go_together_are_of_like_length_and_none_is_lost():
+    rng = random.Random(0)
+    prompts = [[1] * rng.randint(1, 50) for _ in range(40)]
+    responses = [[1] * rng.randint(1, 200) for _ in range(40)]
+    passes = hsd.rows_to_read(prompts, responses)
+    assert sorted(i for rows, _ in passes for i in rows) == list(range(40))
+    for rows, prefix in passes:
+        lengths = [len(prompts[i]) + len(responses[i]) for i in rows]
+        assert not prefix and min(lengths) >= 0.875 * max(lengths)
+
+
+def test_micro_batches_keep_to_their_budget_and_keep_prefixes_together():
+    rollouts = some_rollouts(30)
+    for i, r in enumerate(rollouts):
+        r.teacher_prompt = [i % 4] * 5
+    batches = hsd.micro_batches(rollouts, 60)
+    assert sorted(map(id, rollouts)) == sorted(id(r) for b in batches for r in b)
+    for batch in batches:
+        assert len(batch) == 1 or sum(len(r.prompt) + len(r.response) for r in batch) <= 60
+    order = [r.teacher_prompt[0] for batch in batches for r in batch]
+    assert len([i for i in range(1, 30) if order[i] != order[i - 1]]) == 3
+
+
+def test_continuous_batching_gives_the_tokens_of_generate(tiny):
+    tokenizer, model = tiny
+    problems = hsd.load_problems(ROOT / "data" / "eval.jsonl")[:24]
+    prompts = [hsd.prompt_ids(tokenizer, hsd.request(p)) for p in problems]
+    stops = hsd.stop_tokens(model, tokenizer)
+    greedy = hsd.sampling_settings(Config(temperature=0.0, max_new_tokens=72), stops)
+    whole = [hsd.cut_at_stop(ids, stops) for ids in hsd.generate(model.eval(), prompts, greedy)]
+    batch = hsd.generate_batch(model, prompts, greedy, 0, 16)
+    assert [hsd.cut_at_stop(ids, stops) for ids in batch] == whole
+    drawn = hsd.sampling_settings(Config(temperature=1.0, max_new_tokens=72), stops)
+    some = prompts[:4] * 8
+    responses = [hsd.cut_at_stop(ids, stops) for ids in hsd.generate_batch(model, some, drawn, 1, 32)]
+    assert all(r[-1] in stops or len(r) == 72 for r in responses)
+    assert len({tuple(r) for r in responses[::4]}) > 1  # copies of a prompt differ
+    assert model.config._attn_implementation == "sdpa"
+    before = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():  # no stale cache: the next call sees changed weights
+        for p in model.parameters():
+            p.mul_(1.1)
+    changed = [hsd.cut_at_stop(ids, stops) for ids in hsd.generate(model, prompts, greedy)]
+    batch = hsd.generate_batch(model, prompts, greedy, 0, 16)
+    with torch.no_grad():
+        for p, old in zip(model.parameters(), before):
+            p.copy_(old)
+    assert [hsd.cut_at_stop(ids, stops) for ids in batch] == changed != whole
+
+
+def test_a_failed_rollout_raises(tiny, monkeypatch):
+    tokenizer, model = tiny
+    settings = hsd.sampling_settings(Config(max_new_tokens=8), hsd.stop_tokens(model, tokenizer))
+
+    def broken(*_, **__):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(model.base_model.layers[0], "forward", broken)
+    with pytest.raises((RuntimeError, ValueError), match="no luck"):
+        hsd.generate_batch(model, [[5, 6, 7]], settings, 0, 4)
+
+
+def test_two_processes_give_the_rollouts_losses_and_weights_of_one(tmp_path):
+    flags = {
+        **{"steps": 2, "questions_per_step": 5, "group_size": 4, "eval_questions": 6},
+        **{"eval_samples": 2, "rollout_batch": 8, "micro_batch_tokens": 700, "compile": False},
+        **{"show_credit": 0, "save_every": 1},
+    }
+    flags = [f"--{k}={v}" for k, v in flags.items()]
+    hsd.main([*flags, "--out", str(tmp_path / "one")])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, str(ROOT / "hsd.py"), *flags, "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert len(one) == len(two) == 4
+    for a, b in zip(one, two):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name] == pytest.approx(b[name], rel=2e-4, abs=1e-7), name
+    a, b = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoint").state_dict()
+        for name in ("one", "two")
+    )
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "data" / "tiny-qwen3").state_dict()
+    moved = math.sqrt(sum((a[k] - start[k]).square().sum().item() for k in a))
+    apart = math.sqrt(sum((a[k] - b[k]).square().sum().item() for k in a))
+    assert apart < 0.01 * moved
+    # what two have saved, one goes on from
+    flags = ["--steps=3" if flag == "--steps=2" else flag for flag in flags]
+    hsd.main([*flags, "--resume", "--out", str(tmp_path / "two")])
+    assert [row["step"] for row in rows_of(tmp_path / "two")] == [0, 1, 2, 2, 3, 3]
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path):
+    sums = []
+    for checkpointing in (False, True):
+        model, rollouts = random_model(), some_rollouts(6)
+        config = config_for(tmp_path, gradient_checkpointing=checkpointing, beta=0.0)
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        models = hsd.Models(model, model, None)
+        for r in rollouts:
+            r.context, r.weight = {"peer": "x"}, 1 / len(r.response)
+        hsd.batch_loss(models, rollouts, 0, config)[0].backward()
+        sums.append([p.grad for p in model.parameters()])
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*sums))
+    assert any(x.abs().max() > 1e-3 for x in sums[0])
+
+
+SMALL = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 256, "head_dim": 8}
+SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 2}
+QWEN3_8B = Qwen3Config(
+    vocab_size=151_936,
+    hidden_size=4096,
+    intermediate_size=12_288,
+    num_hidden_layers=36,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=False,
+)
+
+
+def test_the_memory_plan_of_qwen3_8b_by_hand():
+    config = Config(model="elsewhere")  # the paper's values
+    plan = PLAN["memory_plan"](config, QWEN3_8B, gpu=85e9, host=128e9, ranks=1)
+    parts = {name: (where, size) for name, where, _, size in plan.parts}
+    N = 8_190_735_360
+    assert parts["weights"] == ("gpu", 2 * N) == parts["pi_0 or frozen teacher"]
+    assert parts["gradient sums, float32"] == ("gpu", 4 * N)
+    assert parts["master weights and moments, float32"] == ("host", 12 * N)
+    assert plan.complaint() is None and plan.optimizer_device == "host"
+    assert 70e9 < plan.needs("gpu") < 82.5e9 and plan.needs("host") == 12 * N
+    small = PLAN["memory_plan"](config, QWEN3_8B, gpu=48e9, host=128e9, ranks=1)
+    assert "GB of GPU memory, and 45.5 are here: try a smaller --micro" in small.complaint()
+    poor = PLAN["memory_plan"](config, QWEN3_8B, gpu=150e9, host=64e9, ranks=1)
+    assert "98.3 GB of host memory, and 64.0 are here" in poor.complaint()
+    eight = PLAN["memory_plan"](config, QWEN3_8B, gpu=85e9, host=1e12, ranks=8)
+    assert eight.optimizer_device == "gpu" and eight.complaint() is None
+    text = PLAN["memory_plan"](Config(model="x", method="grpo", beta=0.0), QWEN3_8B, 1, 1, 1).table()
+    assert "pi_0" not in text and "weights" in text
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PLAN["make_plan"].__globals__, "this_machine", lambda: (0, 1e6))
+    with pytest.raises(SystemExit) as stop:
+        hsd.main(["--steps", "0", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    assert "GB of host memory" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_qwen3_8bs_own_configuration_is_read_by_the_program(tmp_path, capsys):
+    """Random weights of its shape but for the sizes: untied head, bf16 weights, stop tokens."""
+    config = Qwen3Config(**{**QWEN3_8B.to_dict(), **SMALL})
+    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model.generation_config.eos_token_id = [1, 2]
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(ROOT / "data" / "tiny-qwen3").save_pretrained(tmp_path / "model")
+    flags = [f"--{k}={v}" for k, v in {**SHORT, "steps": 1, "gradient_checkpointing": True}.items()]
+    data = [f"--{k}_data={ROOT / 'data' / k}.jsonl" for k in ("train", "eval")]
+    hsd.main([*flags, *data, f"--model={tmp_path / 'model'}", f"--out={tmp_path / 'run'}"])
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 1]
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint")
+    assert type(again) is Qwen3ForCausalLM and not again.config.tie_word_embeddings
+    # not a multiple of anything: a stop token of the model's own generation_config ends a rollout
+    assert set(again.generation_config.eos_token_id) == {1, 2}

@@ -785,10 +785,9 @@ def measure(models, rollouts, config):
             rollout.logp, rollout.credit = logp, credit
 
 # ---- Ranks ---------------------------------------------------------------------------------------
-# torchrun starts a process for each GPU. Each holds all weights in bf16, so that no rollout waits
-# for another GPU; samples and verifies its part of the rollouts and hears of all the others. From
-# then on all know the same, and only micro-batches are dealt out. What no GPU could hold is shared:
-# gradient sums, master weights and moments belong to one owner each, and pi_0 is sharded.
+# torchrun starts a process per GPU. Each holds all bf16 weights: no rollout waits for another GPU.
+# It samples and verifies its part and hears of the others'; then only micro-batches are dealt out.
+# What no GPU could hold is shared: sums, master weights, moments have an owner; pi_0 is sharded.
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 IDLE = queue.SimpleQueue()          # answers.py processes that wait for their next question
 STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end

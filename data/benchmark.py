@@ -9,7 +9,7 @@ loss      the fused KL(teacher || student) against the dense one and, on CUDA wh
 update    one optimizer step of grpo, opsd and hsd on the same rollouts
 rollouts  generated tokens per second of generate and, on CUDA, of continuous batching
 verify    answers and programs per second
-step      (CUDA) the whole step of hsd.py: rollouts, verification, update, optimizer; the rewards
+step      the whole step of hsd.py: rollouts, verification, peers, update, optimizer; the rewards
           are drawn, since a model with random weights solves nothing
 
 On CUDA the model has Qwen3-8B's shape and random weights; on a CPU a small one stands for it.
@@ -342,9 +342,9 @@ def part_verify(args):
 
 def part_step(args):
     """The whole step of hsd.py at full size, with drawn rewards."""
-    if not CUDA:
-        return print("\nstep: needs a GPU")
     tokenizer, rows = AutoTokenizer.from_pretrained(HERE / "tiny-qwen3"), []
+    # of any token a letter, which is one token again: a peer's text is as long as the peer
+    tokenizer.decode = lambda ids, **_: "".join(chr(97 + i % 26) for i in ids)
     problems = [hsd.Problem(f"{q:02d}+1=?", "1") for q in range(args.questions)]
     student, optimizer = random_model(args), None
     for method, compiled in (("grpo", True), ("opsd", True), ("hsd", True), ("hsd", False)):
@@ -362,14 +362,16 @@ def part_step(args):
         models = make_models(args, config, student)
         models = models if hsd.METHODS[method].context else models._replace(teacher=None)
         optimizer = optimizer or hsd.MasterAdamW(student, config)
-        torch.cuda.reset_peak_memory_stats()
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         groups = hsd.sample_groups(student, tokenizer, problems, config, "0")
         sampled, rng = time.perf_counter(), random.Random(0)
         for r in (r for group in groups for r in group):
             r.reward = float(rng.random() < 0.5)
         hsd.learn(models, optimizer, groups, {}, tokenizer, 0, config)
-        torch.cuda.synchronize()
+        if CUDA:
+            torch.cuda.synchronize()
         ended = time.perf_counter()
         rollouts = [r for group in groups for r in group]
         tokens = sum(len(r.response) for r in rollouts)
@@ -380,13 +382,13 @@ def part_step(args):
                 f"{sampled - start:.1f}",
                 f"{tokens / (sampled - start):,.0f}",
                 f"{ended - sampled:.1f}",
-                f"{flops / (ended - sampled) / 1e12:.0f}",
-                f"{torch.cuda.max_memory_allocated() / 1e9:.1f}",
+                f"{flops / (ended - sampled) / 1e12:.3g}",
+                f"{peak_memory() / 1e9:.1f}",
             ]
         )
         del models
         torch.cuda.empty_cache()
-    columns = ["step", "rollout s", "tokens/s", "update s", "TFLOP/s", "peak GPU GB"]
+    columns = ["step", "rollout s", "tokens/s", "update s", "TFLOP/s", "peak GB"]
     size = f"{args.questions} x {args.group} rollouts, {args.tokens} new tokens"
     table(f"Whole step: {size}; update includes AdamW on the host", columns, rows)
 

@@ -507,10 +507,9 @@ def sampling_settings(config, stops):
                             pad_token_id=stops[0], **(draw if config.temperature > 0 else {}))
 
 def sample(model, tokenizer, prompts, config, seed, bar):
-    """One response, a list of ids, for each prompt: by generate(), or with flash attention (without
-    it, it scores each token against all sequences) by continuous batching. A call is seeded by
-    `seed` (a str) and its place alone: no generator's state has to be kept, and any number of
-    ranks, each of which makes every RANKS-th call, draws alike."""
+    """One response, a list of ids, for each prompt, by generate() or, where flash attention makes
+    it pay, continuous batching. A call's seed is `seed` (a str) and its place: no generator's state
+    has to be kept, and ranks, of which each makes every RANKS-th call, draw as one would."""
     stops, calls, cuda = stop_tokens(model, tokenizer), [], model.device.type == "cuda"
     settings = sampling_settings(config, stops)
     batched = cuda and transformers.utils.is_flash_attn_2_available()

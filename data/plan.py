@@ -1,7 +1,7 @@
 """How much memory a run of hsd.py will take, by arithmetic, before anything is loaded.
 
-    python data/plan.py --model Qwen/Qwen3-8B                       on this machine
-    python data/plan.py --model Qwen/Qwen3-32B --gpu 141 --gpus 8 --host 2000       on another, in GB
+    python data/plan.py --model Qwen/Qwen3-8B                                    on this machine
+    python data/plan.py --model Qwen/Qwen3-32B --gpu 150 --gpus 8 --host 2000    on another, in GB
 
 Takes every flag of hsd.py, which prints the same table when it starts, and refuses a run that
 cannot fit. What PyTorch, CUDA and fragmentation take besides is SPARE.

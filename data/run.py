@@ -104,8 +104,8 @@ class Run:
             raise hsd.InputError(f"cannot save: {error}; the last checkpoint is intact") from None
 
     def load(self):
-        """Goes back to the last checkpoint, of however many ranks. hsd.InputError if it cannot, or if a
-        field has changed."""
+        """Goes back to the last checkpoint, of however many ranks. InputError if it cannot, or if
+        a field has changed."""
         folder = self.out / "checkpoint"
         folder = folder if folder.exists() else self.out / "checkpoint.old"
         if not folder.exists():

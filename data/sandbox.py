@@ -35,8 +35,8 @@ FILE_BYTES = 16 << 20  # in one file; standard output is a file too
 UNCONFINED = 97  # the exit status where the kernel cannot confine
 
 # Per machine: its number in the audit interface, the system calls clone, clone3 and fcntl, and the
-# calls that are refused: those that make processes, send signals, open sockets, leave the session, look
-# into or change other processes, change modes, owners, times or attributes of files, mount, or
+# calls that are refused: those that make processes, send signals, open sockets, leave the session,
+# look into or change other processes, change modes, owners, times or attributes of files, mount, or
 # reach what these rules do not cover (io_uring, bpf, keys, memfd, System V and POSIX IPC).
 REFUSED = {
     "x86_64": (

@@ -1,6 +1,6 @@
 """HSD: Hindsight Self-Distillation (arXiv 2606.15576), the whole algorithm in one file.
 
-    python hsd.py                       the lab: a tiny Qwen3 learns on a CPU in minutes
+    python hsd.py                       the lab: a tiny Qwen3 learns on a CPU in two minutes
     python hsd.py --model Qwen/Qwen3-8B --train_data train.jsonl --eval_data eval.jsonl
 
 A rollout fails somewhere. Outcome rewards tell every one of its tokens the same thing; HSD tells
@@ -14,11 +14,28 @@ a critic, a reward model, a second engine for the rollouts, LoRA, DeepSpeed, con
 Part I is the paper, and ends with train(), the algorithm. Part II is what makes it real.
 Shapes: Q questions, G group, T response tokens, C tokens of a chunk, H hidden, V vocabulary.
 """
+
 from __future__ import annotations
-import argparse, functools, gzip, json, math, os, queue, random, re             # noqa: E401
-import runpy, signal, subprocess, sys, threading, time                          # noqa: E401
+
+import fcntl
+import functools
+import gzip
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,80 +44,22 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
-from tqdm import tqdm
 from torch.distributed.fsdp import fully_shard
-from transformers import (AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig,
-                          DynamicCache, GenerationConfig, HfArgumentParser)
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, GenerationConfig, HfArgumentParser
+
 
 # ====================================== Part I: the paper =========================================
-# ---- Config (section 5) --------------------------------------------------------------------------
-DATA = Path(__file__).resolve().parent / "data"
-sys.modules.setdefault("hsd", sys.modules[__name__])    # what the scripts in data/ import
-
-@functools.cache
-def script(name):
-    """The functions of a script in data/, by name."""
-    return runpy.run_path(str(DATA / name))
-
-def option(help, paper, lab=None, **more):
-    """A field of Config: the paper's value, and where it differs the lab's, for data/tiny-qwen3."""
-    value, shown = (paper, str(paper)) if lab is None else ((paper, lab), f"{paper}; lab {lab}")
-    return field(default=value, metadata={"help": f"{help} [{shown}]", **more})
-
-@dataclass
-class Config:
-    """Each field is a flag, --field value. In brackets: the paper's value, or ours; the lab's."""
-    model: str = option("folder or hub name of a causal LM", str(DATA / "tiny-qwen3"))
-    train_data: str = option("problems, JSON Lines or .gz of it", None, str(DATA / "train.jsonl"))
-    eval_data: str = option("held-out problems, likewise", None, str(DATA / "eval.jsonl"))
-    out: str = option("folder of the run; None: runs/METHOD", None)
-    method: str = option("hsd, opsd, sdft, sdpo, grpo, dr_grpo, dapo, gspo, rlsd, grpo+opsd", "hsd")
-    teacher: str = option("who teaches: live, frozen (initial) or ema (.99)", "live", "frozen")
-    peer_rule: str = option("uniform, nearest, shortest, low_ or high_perplexity", "uniform")
-    success_buffer: int = option("past successes kept per question, for groups without any", 0)
-    beta: float = option("weight of KL(pi || pi_0); 0 loads no reference model", 1e-3)
-    questions_per_step: int = option("questions Q of one step", 128, 16)
-    group_size: int = option("rollouts G of each question", 8)
-    temperature: float = option("temperature of the rollouts; 0 is greedy", 1.0)
-    top_p: float = option("nucleus of the rollouts", 0.95)
-    max_new_tokens: int = option("tokens of a response; one cut here scores 0", 4096, 72)
-    max_peer_tokens: int = option("tokens of the peer that the teacher sees", 4096)
-    thinking: bool = option("the chat template's thinking mode, student and teacher alike", False)
-    rollout_batch: int = option("sequences generated at a time", 64, 128)
-    steps: int = option("batches of Q x G rollouts; 0 only evaluates", 1500, 40)
-    updates_per_batch: int = option("optimizer steps per batch, each on its share of it", 1)
-    learning_rate: float = option("AdamW's constant step size", 1e-6, 1e-4)
-    micro_batch_tokens: int = option("student tokens of one backward pass", 12288, 16384)
-    chunk_tokens: int = option("tokens whose logits are in memory at a time", 256)
-    compile: bool = option("torch.compile the loss", True)
-    gradient_checkpointing: bool = option("recompute activations in backward", True, False)
-    seed: int = option("seed of the questions' order, the rollouts and the peers", 0)
-    eval_every: int = option("steps between evaluations; 0: before and after only", 100, 0)
-    eval_questions: int = option("held-out questions of an evaluation", 500, 128)
-    eval_samples: int = option("samples per question; pass@1 is their mean", 16, 8)
-    save_every: int = option("steps between checkpoints; 0: at the end only", 50, 10)
-    show_credit: int = option("failed rollouts to print at the end, coloured by credit", 1)
-    resume: str = option("go on with the run in this folder", None, nargs="?", const=True)
-    overwrite: bool = option("begin anew where the folder holds a run", False)
-
-    def __post_init__(self):
-        lab = Path(self.model).resolve() == DATA / "tiny-qwen3"
-        for name, value in list(vars(self).items()):
-            if isinstance(value, tuple):
-                setattr(self, name, value[lab])
-        if str(self.resume).lower() not in ("none", "false", "true"):
-            self.out = self.resume
-        self.resume = str(self.resume).lower() not in ("none", "false")
-        self.out = self.out or f"runs/{self.method}"
-
 # ---- Problems and prompts ------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Problem:
     """One question: math, with `answer` (a*), or code, with `tests`."""
+
     question: str
     answer: str | None = None
-    solution: str | None = None         # an offline reference; HSD's teacher never sees it
+    solution: str | None = None  # an offline reference; HSD's teacher never sees it
     tests: tuple = ()
+
 
 # Our prompts (the paper prints none). The tiny model has one token per sentence: data/make_tiny.py.
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
@@ -108,13 +67,12 @@ CODE_INSTRUCTION = "Write a complete Python program, in one ```python block."
 CONTEXTS = {
     "answer": "The correct answer is known to be:\n<answer>\n{}\n</answer>\n\n",
     "peer": "Another attempt at this question was checked and found correct:\n"
-            "<attempt>\n{}\n</attempt>\n\n",
+    "<attempt>\n{}\n</attempt>\n\n",
     "solution": "A worked solution of this question:\n<solution>\n{}\n</solution>\n\n",
-    "feedback": "Your attempt at this question was checked:\n<feedback>\n{}\n</feedback>\n\n",
 }
-CLOSING = ("Now solve the question yourself, from the beginning, "
-           "as if you had not been shown any of this.\n")
-FEEDBACK = "The final answer {} is wrong."
+CLOSING = "Now solve the question yourself, from the beginning, "
+CLOSING += "as if you had not been shown any of this.\n"
+
 
 def request(problem, context=None):
     """The user's message: q, or [q; c_i]. The instruction closes both: no cut can take it away."""
@@ -122,371 +80,559 @@ def request(problem, context=None):
     instruction = CODE_INSTRUCTION if problem.tests else INSTRUCTION
     return f"{problem.question}\n\n{hints}{CLOSING if hints else ''}{instruction}"
 
-# ---- Rollouts (section 5) ------------------------------------------------------------------------
+
+# ---- Rollouts and their verification (section 5) -------------------------------------------------
 @dataclass
 class Rollout:
     """One sampled response o_i. Its ids are the truth; its text is for verifier and people."""
+
     problem: Problem
-    prompt: list[int]                   # the student's
-    response: list[int]                 # with its stop token, which is trained like any other
-    text: str
-    truncated: bool                     # cut at max_new_tokens: there is no stop token
+    prompt: list[int]  # the student's
+    response: list[int]  # with its stop token, which is trained like any other
+    text: str = ""
+    truncated: bool = False  # cut at max_new_tokens: there is no stop token
     reward: float = 0.0
-    peer: Rollout | None = None         # o_i+ of Eq. 9
-    context: dict = field(default_factory=dict)         # c_i, for request()
+    unverified: bool = False  # the verifier itself failed
+    peer: Rollout | None = None  # o_i+ of Eq. 9
+    context: dict = field(default_factory=dict)  # c_i, for request()
     teacher_prompt: list[int] = field(default_factory=list)
-    advantage: float = 0.0              # of the policy-gradient methods
-    weight: float = 0.0                 # of each of its tokens in the batch's loss
-    logp: torch.Tensor | None = None    # log pi(o_t), [T]; this and what follows: see measure()
+    advantage: float = 0.0  # of the policy-gradient methods
+    weight: float = 0.0  # of each of its tokens in the loss of an update
+    share: float = 0.0  # likewise in the means that are logged
+    logp: torch.Tensor | None = None  # log pi(o_t), [T], and the next: see set_credit()
     credit: torch.Tensor | None = None  # A_t (Eq. 2), [T]
 
-def sample_groups(model, tokenizer, problems, config, seed, size=0, prompts=(), bar="rollouts"):
-    """A group of `size` (else G) verified rollouts per problem. One that was cut scores 0."""
-    size, stops = size or config.group_size, stop_tokens(model, tokenizer)
-    prompts = prompts or [prompt_ids(tokenizer, request(p), config.thinking) for p in problems]
-    copies = [prompt for prompt in prompts for _ in range(size)]
-    responses = sample(model, tokenizer, copies, config, seed, bar)
-    rollouts = [Rollout(problems[i // size], prompts[i // size], response,
-                        tokenizer.decode(response, skip_special_tokens=True),
-                        truncated=response[-1] not in stops)
-                for i, response in enumerate(responses)]
-    mine = rollouts[RANK::RANKS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:        # threads that wait for other processes
-        right = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
-        right = gathered(list(progress(right, "verify", len(mine))))
-    for rollout, is_right in zip(rollouts, right):
-        rollout.reward = float(is_right)
-    return [rollouts[i:i + size] for i in range(0, len(rollouts), size)]
 
-# ---- Verification (section 5) --------------------------------------------------------------------
+def sample_groups(model, tokenizer, problems, size, config, seed, phase="rollouts", prompts=None):
+    """A group of `size` rollouts o_i ~ pi(. | q) of each problem, not yet verified. `prompts`: ids
+    to go on from that are not the student's (the self-teacher's)."""
+    prompts = prompts or [prompt_ids(tokenizer, request(p), config.thinking) for p in problems]
+    stops = stop_tokens(model, tokenizer)
+    copies, rollouts = [prompt for prompt in prompts for _ in range(size)], []
+    for i, response in enumerate(sample(model, copies, stops, config, seed, phase)):
+        text = tokenizer.decode(response, skip_special_tokens=True)
+        truncated = response[-1] not in stops
+        rollouts.append(Rollout(problems[i // size], copies[i], response, text, truncated))
+    return [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
+
+
 def verify(problem, text):
-    """R in {0, 1}. Math: is the last boxed expression, or else the last number, equivalent to a*?
-    Code: does the last fenced block pass every test? InputError where there is neither."""
+    """R in {0, 1}. Math: is the last boxed expression, or else the last number, equal to a*? Code:
+    does the last fenced block pass every test? None where the jail itself failed."""
     if problem.tests:
         blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
-        return bool(blocks) and run_tests(blocks[-1], problem.tests)
-    if problem.answer is None:
-        raise InputError(f"neither an answer nor tests for {problem.question[:60]!r}")
+        return run_tests(blocks[-1], problem.tests) if blocks else False
     candidate = extract_answer(text)
     return candidate is not None and math_equal(candidate, problem.answer)
 
-# ---- Peers and teacher context (Eq. 8, 9, 11, 12) ------------------------------------------------
+
+# ---- Peers and the teacher's context (Eq. 8, 9, 11) ----------------------------------------------
 def successful_peers(rewards):
     """S_i = { j != i : R_j = 1 } for each i of a group: [1, 0, 0, 1] -> [[3], [0, 3], [0, 3], [0]].
     A lone success has no peer itself, and is the peer of all others."""
     return [[j for j, r in enumerate(rewards) if r == 1 and j != i] for i in range(len(rewards))]
 
+
 def divergence(a, b):
-    """tau (Eq. 11): the first position where two token lists differ, or one ends; None if equal."""
-    shared = len(os.path.commonprefix([list(a), list(b)]))
-    return None if shared == len(a) == len(b) else shared
+    """tau (Eq. 11): the first position where two token lists differ, or where one of them ends."""
+    return next((t for t, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
-def coverage(p, G):
-    """The share of rollouts that fail and have a peer, at pass rate p (Eq. 12); largest at p* = 1 -
-    G^(-1/(G-1)). The paper's Table 2 prints other numbers than this, its own, formula gives."""
-    return (1 - p) * (1 - (1 - p) ** (G - 1))
 
-PEER_RULES = {                      # the candidate with the smallest key; ties at random
-    "uniform": lambda rollout, peer: 0,                         # Eq. 9
-    "shortest": lambda rollout, peer: len(peer.response),       # this and the next two: Figure 4(d)
+PEER_RULES = {  # the peers with the smallest key are drawn from
+    "uniform": lambda rollout, peer: 0,  # Eq. 9
+    "shortest": lambda rollout, peer: len(peer.response),  # this and the next two: Figure 4(d)
     "low_perplexity": lambda rollout, peer: -peer.logp.mean().item(),
     "high_perplexity": lambda rollout, peer: peer.logp.mean().item(),
-    "nearest": lambda rollout, peer: -len(os.path.commonprefix([rollout.response, peer.response])),
-}                                   # nearest is ours: the credit lands on the last branching point
+    "nearest": lambda rollout, peer: -divergence(rollout.response, peer.response),  # ours
+}
 
-def choose_peer(rollout, candidates, rule, rng):
-    """o_i+, or None without candidates. (All on one path, the first or shortest, collapses.)"""
-    keys = [PEER_RULES[rule](rollout, peer) for peer in candidates]
-    best = [peer for peer, key in zip(candidates, keys) if key == min(keys)]
-    return rng.choice(best) if best else None
 
-def give_contexts(group, kinds, past, config, tokenizer, rng):
-    """Sets peer, context c_i and teacher_prompt [q; c_i] of each rollout of a group. Kinds
-    "answer+peer" are Eq. 9: the answer and a peer from S_i, or the answer alone where S_i is empty
-    (the endpoint fallback), unless `past`, successes of earlier steps, has one. "a|b" shows b where
-    there is no a. Only the peer's own tokens are ever cut: a cut through the rendered prompt would
-    take the instruction, or the question."""
-    for rollout, peers in zip(group, successful_peers([r.reward for r in group])):
-        candidates = [group[j] for j in peers] or past
-        rollout.peer = choose_peer(rollout, candidates, config.peer_rule, rng)
-        texts = {"answer": rollout.problem.answer, "solution": rollout.problem.solution}
-        if rollout.peer:
-            path = rollout.peer.response[:config.max_peer_tokens]
-            texts["peer"] = tokenizer.decode(path, skip_special_tokens=True)
-        if not rollout.reward:
-            said = not (rollout.truncated or rollout.problem.tests) and extract_answer(rollout.text)
-            texts["feedback"] = FEEDBACK.format(said) if said else "It is not correct."
-        shown = [next((kind for kind in either.split("|") if texts.get(kind)), None)
-                 for either in kinds.split("+")]
-        rollout.context = {kind: texts[kind] for kind in shown if kind}
-        text = request(rollout.problem, rollout.context)
-        rollout.teacher_prompt = prompt_ids(tokenizer, text, config.thinking)
+def choose_peers(group, past, rule, rng):
+    """Sets each rollout's peer o_i+, drawn from S_i (Eq. 8), or where S_i is empty from `past`,
+    successes of earlier steps, or None. (The first or shortest for all collapses: one path.)"""
+    for rollout, successes in zip(group, successful_peers([r.reward for r in group])):
+        peers = [group[j] for j in successes] or past
+        keys = [PEER_RULES[rule](rollout, peer) for peer in peers]
+        peers = [peer for peer, key in zip(peers, keys) if key == min(keys)]
+        rollout.peer = rng.choice(peers) if peers else None
+
+
+def answer_alone(rollout):
+    """c_i = a*. A code problem has no a* that is a text."""
+    return {"answer": rollout.problem.answer} if rollout.problem.answer else {}
+
+
+def peer_alone(rollout):
+    """c_i = o_i+, where there is a peer."""
+    return {"peer": rollout.peer.text} if rollout.peer else {}
+
+
+def answer_and_peer(rollout):
+    """c_i = (a*, o_i+), or a* alone without a peer: the endpoint fallback (Eq. 9)."""
+    return answer_alone(rollout) | peer_alone(rollout)
+
+
+def solution_alone(rollout):
+    """c_i = an offline reference solution."""
+    return {"solution": rollout.problem.solution} if rollout.problem.solution else {}
+
+
+def condition_teacher(rollout, context, tokenizer, config):
+    """Sets c_i and the teacher's prompt [q; c_i]. Only the peer's own tokens are ever cut: a cut
+    through the rendered prompt would take the instruction, or the question."""
+    rollout.context = context(rollout)
+    if "peer" in rollout.context and len(rollout.peer.response) > config.max_peer_tokens:
+        kept = rollout.peer.response[: config.max_peer_tokens]
+        rollout.context["peer"] = tokenizer.decode(kept, skip_special_tokens=True)
+    text = request(rollout.problem, rollout.context)
+    rollout.teacher_prompt = prompt_ids(tokenizer, text, config.thinking)
+
 
 # ---- Methods (Table 1) ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Method:
-    """A row of values; the formulas are in Part II. With one update per batch the ratio is 1 and no
-    ratio is clipped: then gspo's gradient is grpo's; dapo keeps its token mean, filter and length
-    penalty, rlsd its weights, dr_grpo its missing norms. beta is ours, for all of them."""
-    context: str = ""               # kinds of CONTEXTS, see give_contexts; "": there is no teacher
-    distill: float = 0.0            # weight of KL(teacher || student)
-    policy: float = 0.0             # weight of the policy gradient -min(r A, clip(r) A)
-    std: bool = True                # A = (R - mean) / std (Eq. 1); else R - mean
-    ratio: str = "token"            # r of each token, or one of the whole sequence
-    clip: tuple = (0.2, 0.2)        # r is clipped to [1 - low, 1 + high]
-    mean: str = "rollout"           # of a rollout's tokens, then rollouts; "token"; "constant"
-    mixed_only: bool = False        # drop groups that are all right or all wrong
-    overlong: bool = False          # a penalty on the last fifth of max_new_tokens
-    reweight: bool = False          # scale A per token by the teacher/student ratio
+    """A row of values; the baselines' formulas open Part II. With one update per batch the ratio is
+    1 and nothing is clipped: then gspo's gradient is grpo's; dapo keeps its token mean, filter and
+    length penalty, rlsd its weights, dr_grpo its missing norms. beta is ours, for all of them."""
+
+    context: object = None  # a function of a rollout: {kind of CONTEXTS: text}; None: no teacher
+    distill: float = 0.0  # weight of KL(teacher || student)
+    policy: float = 0.0  # weight of the policy gradient -min(r A, clip(r) A)
+    std: bool = True  # A = (R - mean) / std (Eq. 1); else R - mean
+    ratio: str = "token"  # r of each token, or one of the whole sequence
+    clip: tuple = (0.2, 0.2)  # r is clipped to [1 - low, 1 + high]
+    mean_over: str = "rollouts"  # mean over tokens, then rollouts; "tokens"; "constant" length
+    mixed_only: bool = False  # drop groups that are all right or all wrong
+    overlong: bool = False  # a penalty on the last fifth of max_new_tokens
+    reweight: bool = False  # scale A per token by the teacher/student ratio
+
 
 METHODS = {
-    "hsd":       Method("answer+peer", distill=1.0),            # Eq. 9
-    "opsd":      Method("answer", distill=1.0),                 # 2601.18734; c = a* as in Table 1
-    "sdft":      Method("solution", distill=1.0),               # 2601.19897
-    "sdpo":      Method("peer|feedback", distill=1.0),          # 2601.20802, Eq. 1
-    "grpo":      Method(policy=1.0),                            # 2402.03300, Eq. 3
-    "dr_grpo":   Method(policy=1.0, std=False, mean="constant"),                    # 2503.20783
-    "dapo":      Method(policy=1.0, clip=(0.2, 0.28), mean="token", mixed_only=True,
-                        overlong=True),                         # 2503.14476, Eq. 8 to 13
-    "gspo":      Method(policy=1.0, ratio="sequence", clip=(3e-4, 4e-4)),           # 2507.18071
-    "rlsd":      Method("answer", policy=1.0, reweight=True),   # 2604.03128, Eq. 13 to 15
-    "grpo+opsd": Method("answer", distill=0.5, policy=0.5),
+    "hsd": Method(answer_and_peer, distill=1.0),  # Eq. 9
+    "opsd": Method(answer_alone, distill=1.0),  # 2601.18734; c = a* as in Table 1
+    "sdft": Method(solution_alone, distill=1.0),  # 2601.19897
+    # 2601.20802, as its authors run math: another success of the group, no loss without one. Theirs
+    # is a mean over all distilled tokens; here, as for the others, over tokens and then rollouts.
+    "sdpo": Method(peer_alone, distill=1.0),
+    "grpo": Method(policy=1.0),  # 2402.03300, Eq. 3
+    "dr_grpo": Method(policy=1.0, std=False, mean_over="constant"),  # 2503.20783
+    "dapo": Method(  # 2503.14476, Eq. 8 to 13
+        policy=1.0, clip=(0.2, 0.28), mean_over="tokens", mixed_only=True, overlong=True
+    ),
+    "gspo": Method(policy=1.0, ratio="sequence", clip=(3e-4, 4e-4)),  # 2507.18071
+    "rlsd": Method(answer_alone, policy=1.0, reweight=True),  # 2604.03128, Eq. 13 to 15
+    "grpo+opsd": Method(answer_alone, distill=0.5, policy=0.5),
 }
+
+
+# ---- Config (section 5) --------------------------------------------------------------------------
+def option(default, text, **more):
+    return field(default=default, metadata={"help": f"{text} [{default}]", **more})
+
+
+@dataclass
+class Config:
+    """Each field is a flag, --field value. In brackets: the paper's value, or ours where it says so
+    and the paper gives none. LAB is what the lab changes."""
+
+    model: str = option("Qwen/Qwen3-8B", "folder or hub name of a causal LM")
+    train_data: str = option(None, "problems, JSON Lines or .gz of it")
+    eval_data: str = option(None, "held-out problems, likewise")
+    out: str = option(None, "folder of the run; else runs/METHOD, or runs/METHOD-eval for 0 steps")
+    lab: bool = option(False, "the lab's values; they hold wherever no --model is given")
+    method: str = option("hsd", "a row of Table 1", choices=METHODS)
+    teacher: str = option("live", "whose weights teach", choices=("live", "frozen", "ema"))
+    peer_rule: str = option(
+        "uniform", "which of S_i is drawn (Eq. 8, Figure 4d)", choices=PEER_RULES
+    )
+    success_buffer: int = option(0, "past successes kept per question, for groups without (ours)")
+    beta: float = option(1e-3, "weight of KL(pi || pi_0); 0 loads no reference model")
+    questions_per_step: int = option(128, "questions Q of one step")
+    group_size: int = option(8, "rollouts G of each question")
+    temperature: float = option(1.0, "temperature of the rollouts; 0 is greedy")
+    top_p: float = option(0.95, "nucleus of the rollouts, a probability")
+    max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
+    max_peer_tokens: int = option(4096, "tokens of the peer that the teacher sees (ours)")
+    thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")
+    rollout_tokens: int = option(
+        294_912, "tokens of prompts and responses generated at once (ours)"
+    )
+    steps: int = option(1500, "batches of Q x G rollouts; 0 only evaluates")
+    updates_per_batch: int = option(1, "optimizer steps per batch, each on its share of it (ours)")
+    learning_rate: float = option(1e-6, "AdamW's constant step size")
+    max_grad_norm: float = option(1.0, "norm to which a gradient is clipped (ours)")
+    micro_batch_tokens: int = option(12_288, "tokens of one backward pass (ours)")
+    chunk_tokens: int = option(256, "tokens whose logits are in memory at once (ours)")
+    compile: bool = option(True, "torch.compile the loss")
+    gradient_checkpointing: bool = option(True, "recompute activations in backward")
+    offload_optimizer: str = option("auto", "AdamW in host memory: auto, true or false (ours)")
+    seed: int = option(0, "of the questions' order, the rollouts and the peers")
+    eval_every: int = option(100, "steps between evaluations; 0: before and after only (ours)")
+    eval_questions: int = option(500, "held-out questions of an evaluation (ours)")
+    eval_samples: int = option(16, "samples per question; pass@1 is their mean")
+    save_every: int = option(50, "steps between checkpoints; 0: at the end only (ours)")
+    resume: bool = option(False, "go on with the run in --out, with its settings")
+    overwrite: bool = option(False, "begin anew where --out holds a run")
+
+    def __post_init__(self):
+        self.out = self.out or f"runs/{self.method}{'' if self.steps else '-eval'}"
+
+
+DATA = Path(__file__).resolve().parent / "data"
+LAB = {
+    "model": str(DATA / "tiny-qwen3"),
+    "train_data": str(DATA / "train.jsonl"),
+    "eval_data": str(DATA / "eval.jsonl"),
+    "teacher": "frozen",
+    "questions_per_step": 16,
+    "max_new_tokens": 72,
+    "rollout_tokens": 16_384,
+    "steps": 40,
+    "learning_rate": 1e-4,
+    "micro_batch_tokens": 4096,
+    "gradient_checkpointing": False,
+    "eval_every": 0,
+    "eval_questions": 128,
+    "eval_samples": 8,
+    "save_every": 10,
+}
+
 
 # ---- Credit and loss (Eq. 2, 10, 13) -------------------------------------------------------------
 class TokenTerms(NamedTuple):
-    """What one pass over response tokens gives; each [T] float32, in nats."""
-    kl: torch.Tensor                # KL(teacher || student)
-    kl_reference: torch.Tensor      # KL(student || pi_0)
-    student_logp: torch.Tensor      # log pi_S(o_t)
-    teacher_logp: torch.Tensor      # log pi_T(o_t); minus student_logp it is the credit A_t (Eq. 2)
-    entropy: torch.Tensor           # of the student
+    """What the loss and the credit are made of; each [T] float32, in nats."""
 
-def token_terms(student_logits, teacher_logits, reference_logits, tokens):
-    """TokenTerms of tokens [C] from logits [C,V]; zeros for a teacher or pi_0 that is None.
-    float32, because the KL's gradient is pi_S - pi_T: at a KL of .006, where most tokens lie, that
-    is a small difference of large numbers, and from bf16 logits it comes out wrong by a third."""
-    student = student_logits.log_softmax(-1)                                                # [C,V]
-    zero, at = torch.zeros_like(student[:, 0]), tokens[:, None]
-    kl, kl_reference, teacher_logp = zero, zero, zero
+    kl: torch.Tensor  # KL(teacher || student)
+    kl_reference: torch.Tensor  # KL(student || pi_0)
+    student_logp: torch.Tensor  # log pi_S(o_t)
+    teacher_logp: torch.Tensor  # log pi_T(o_t); minus student_logp it is the credit A_t (Eq. 2)
+    entropy: torch.Tensor  # of the student
+
+
+def chunk_terms(student_logits, teacher_logits, reference_logits, tokens, a, b, c):
+    """TokenTerms of `tokens` [C] from float32 logits [C,V], zeros for a teacher or pi_0 that is
+    None; and, in the student's logits, the gradient [C,V] of sum_t a_t kl_t + b_t kl_reference_t +
+    c_t student_logp_t, in closed form. A weight [C] that is None is 0."""
+    student, at = student_logits.log_softmax(-1), tokens[:, None]  # [C,V], [C,1]
+    p_student, gradient = student.exp(), torch.zeros_like(student)
+    student_logp = student.gather(-1, at)[:, 0]  # [C]
+    kl = kl_reference = teacher_logp = torch.zeros_like(student_logp)
     if teacher_logits is not None:
         teacher = teacher_logits.log_softmax(-1)
         kl = (teacher.exp() * (teacher - student)).sum(-1)
         teacher_logp = teacher.gather(-1, at)[:, 0]
+        if a is not None:
+            gradient = gradient + a[:, None] * (p_student - teacher.exp())
     if reference_logits is not None:
-        kl_reference = (student.exp() * (student - reference_logits.log_softmax(-1))).sum(-1)
-    entropy = -(student.exp() * student).sum(-1)
-    return kl, kl_reference, student.gather(-1, at)[:, 0], teacher_logp, entropy
+        log_ratio = student - reference_logits.log_softmax(-1)
+        kl_reference = (p_student * log_ratio).sum(-1)
+        if b is not None:
+            gradient = gradient + b[:, None] * p_student * (log_ratio - kl_reference[:, None])
+    if c is not None:
+        chosen = torch.arange(student.shape[-1], device=tokens.device) == at
+        gradient = gradient + c[:, None] * (chosen.float() - p_student)
+    entropy = -(p_student * student).sum(-1)
+    return TokenTerms(kl, kl_reference, student_logp, teacher_logp, entropy), gradient
 
-def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=256):
-    """KL(teacher || student) at each token over the full vocabulary (Eq. 10), never holding the
-    logits of more than `chunk_tokens` tokens. From hidden states [T,H], head_weight [V,H] and
-    weights [T] (1/T each if None): the scalar sum_t w_t KL_t, whose gradient reaches student_hidden
-    and, through the student's side alone, head_weight; and kl [T], float32, detached, in nats."""
-    tokens = torch.zeros(len(student_hidden), dtype=torch.long, device=student_hidden.device)
-    kl = ChunkedHead.apply(tokens, chunk_tokens, token_terms, student_hidden, head_weight,
-                           teacher_hidden, head_weight, None, None)[0]
-    weights = torch.full_like(kl, 1 / len(kl)) if weights is None else weights.to(kl)
-    return (weights * kl).sum(), kl.detach()
 
-def score(models, rollouts, config):
-    """TokenTerms of the response tokens of some rollouts, one rollout after the other: the teacher
-    reads [q; c_i; o_i], student and pi_0 read [q; o_i]. Gradients reach the student alone."""
+def read_responses(models, rollouts):
+    """Hidden states [T,H] and head [V,H] of student, teacher and pi_0 (or None) at the T response
+    tokens of some rollouts, one rollout after the other, and these tokens [T]. The teacher reads
+    [q; c_i; o_i], student and pi_0 read [q; o_i]. Gradients reach the student alone."""
     prompts, responses = [r.prompt for r in rollouts], [r.response for r in rollouts]
-    student_side = hidden_and_head(models.student, prompts, responses)
     with torch.no_grad():
-        teacher_prompts = [r.teacher_prompt for r in rollouts]
-        teacher_side = hidden_and_head(models.teacher, teacher_prompts, responses)
-        reference_side = hidden_and_head(models.reference, prompts, responses)
-    tokens = torch.tensor([o for response in responses for o in response])                  # [T]
-    sides = *student_side, *teacher_side, *reference_side
-    return TokenTerms(*ChunkedHead.apply(tokens.to(student_side[0].device), config.chunk_tokens,
-                                         models.terms, *sides))
+        teacher = read(models.teacher, [r.teacher_prompt for r in rollouts], responses)
+        reference = read(models.reference, prompts, responses)
+    student = read(models.student, prompts, responses)
+    tokens = torch.tensor([token for response in responses for token in response])
+    return (student, teacher, reference), tokens.to(student[0].device)
+
 
 def batch_loss(models, rollouts, step, config):
-    """What some rollouts contribute to the loss of a step, which for HSD is in all (Eq. 13)
+    """What some rollouts contribute to the loss of an update, which for HSD is in all (Eq. 13)
 
         J = 1/N sum_i 1/|o_i| sum_t [ KL_t(teacher || student) + beta KL_t(student || pi_0) ],
 
-    and figures to log. The paper leaves the estimator of KL(pi || pi_0) open: ours is the exact one
-    over the vocabulary at each visited prefix. Without any context there is no distillation."""
-    method, terms = METHODS[config.method], score(models, rollouts, config)
-    lengths = [len(r.response) for r in rollouts]
-    def per_token(values):                                                                  # [T]
-        return torch.tensor(values).repeat_interleave(torch.tensor(lengths)).to(terms.kl)
-    w = per_token([r.weight for r in rollouts])
-    taught = per_token([float(bool(r.context)) for r in rollouts])
-    loss = (w * (method.distill * taught * terms.kl + config.beta * terms.kl_reference)).sum()
+    and figures to log. Each token carries its final weight, 1/(N |o_i|), so that the loss is exact
+    however the micro-batches are cut. The paper leaves the estimator of KL(pi || pi_0) open: ours
+    is the exact one over the vocabulary at each visited prefix."""
+    method, (sides, tokens) = METHODS[config.method], read_responses(models, rollouts)
+    rows = [[r.weight, r.share, bool(r.context), r.advantage] for r in rollouts]
+    lengths = torch.tensor([len(r.response) for r in rollouts])
+    rows = torch.tensor(rows, dtype=torch.float32).repeat_interleave(lengths, 0)  # [T,4]
+    weight, share, taught, advantage = rows.T.to(tokens.device)
+    a = method.distill * weight * taught if method.distill else None
+    b = config.beta * weight if config.beta else None
+    c, policy = None, 0.0
     if method.policy:
-        advantages, old = per_token([r.advantage for r in rollouts]), terms.student_logp.detach()
-        if method.reweight:
-            advantages = reweighted(advantages, terms.teacher_logp - old, step)
-        if config.updates_per_batch > 1:
-            old = torch.cat([r.logp for r in rollouts]).to(old)
-        policy = policy_loss(terms.student_logp, old, advantages, lengths, method)
-        loss = loss + method.policy * (w * policy).sum()
-    share = per_token([bool(r.weight) / len(r.response) for r in rollouts])     # for sums of means
-    return loss, {"kl": share @ (taught * terms.kl).detach(), "entropy": share @ terms.entropy,
-                  "kl_reference": share @ terms.kl_reference.detach()}
+        c, policy = policy_gradient(rollouts, sides, tokens, weight, advantage, step, config)
+    loss, terms = forward_terms(sides, tokens, config, (a, b, c))
+    figures = {"loss": loss.item() + policy, "entropy": (share @ terms.entropy).item()}
+    if method.context:
+        figures["kl"] = (share * taught @ terms.kl).item()
+    if config.beta:
+        figures["kl_reference"] = (share @ terms.kl_reference).item()
+    return loss, figures
 
-def update(models, optimizer, rollouts, step, config):
-    """One optimizer step on N rollouts. Each token carries its final weight, 1/(N |o_i|) for HSD:
-    loss, gradient and figures are exact however the micro-batches are cut."""
-    N, figures = len(rollouts), dict.fromkeys(["loss", "kl", "kl_reference", "entropy"], 0.0)
-    give_weights(rollouts, METHODS[config.method].mean, config)
-    for batch in progress(dealt(micro_batches(rollouts, config.micro_batch_tokens)), "update"):
-        loss, parts = batch_loss(models, batch, step, config)
-        loss.backward()
-        figures["loss"] += loss.item()
-        for name, value in parts.items():
-            figures[name] += value.item() / N
-    figures = dict(zip(figures, summed(list(figures.values()))))
-    norm, skipped = optimizer.step(figures["loss"]) if rollouts else (math.nan, True)
-    for name, model in (("kl", models.teacher), ("kl_reference", models.reference)):
-        figures[name] = math.nan if model is None else figures[name]
-    return {**figures, "grad_norm": norm, "skipped_steps": int(skipped)}
-
-# ---- Evaluation (sections 3, 5) ------------------------------------------------------------------
-def evaluate(models, tokenizer, problems, config, step):
-    """Held-out pass@k; the self-teacher's accuracy, one sample of the same weights with answer and
-    peer in the prompt, where there is a peer; credit near tau, over 128 failed rollouts at most."""
-    config = replace(config, peer_rule="uniform")
-    n, name, rng = config.eval_samples, f"{config.seed} eval", random.Random(config.seed)
-    groups = sample_groups(models.student, tokenizer, problems, config, name, n, bar="evaluation")
-    successes = [int(sum(r.reward for r in group)) for group in groups]
-    row = {"step": step} | {f"eval/pass@{k}": mean(pass_at_k(n, c, k) for c in successes)
-                            for k in sorted({1, min(n, 8), n})}
-    for group in groups:
-        give_contexts(group, "answer+peer", [], config, tokenizer, rng)
-    taught = [group[0] for group in groups if group[0].peer]
-    hinted = sample_groups(models.student, tokenizer, [r.problem for r in taught], config,
-                           f"{name} teacher", 1, [r.teacher_prompt for r in taught], "self-teacher")
-    row["eval/teacher_pass@1"] = mean(group[0].reward for group in hinted)
-    failed = [r for group in groups for r in group if r.peer and not r.reward][:128]
-    teacher = models.teacher or models.student
-    measure(models._replace(teacher=teacher, reference=None), failed, config)
-    row["eval/credit_share@8"] = credit_share(failed, 8)
-    return row, failed
 
 # ---- The algorithm -------------------------------------------------------------------------------
+def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
+    """One step, in the order of the paper: groups, verdicts, peers, teacher, updates. `buffer` keeps
+    past successes by question. Returns what to log."""
+    method, rng = METHODS[config.method], random.Random(f"{config.seed} peers {step}")
+    seed = f"{config.seed} {step}"
+    groups = sample_groups(models.student, tokenizer, problems, config.group_size, config, seed)
+    rollouts = [r for group in groups for r in group]
+    verify_rollouts(rollouts)
+    if config.updates_per_batch > 1 or "perplexity" in config.peer_rule:
+        set_credit(models._replace(teacher=None, reference=None), rollouts, config)
+    for problem, group in zip(problems, groups):
+        past = buffer.setdefault(problem.question, deque(maxlen=config.success_buffer))
+        choose_peers(group, past, config.peer_rule, rng)
+        past.extend(replace(r, peer=None) for r in group if r.reward)
+        set_advantages(group, method, config)
+    for rollout in rollouts if method.context else ():
+        condition_teacher(rollout, method.context, tokenizer, config)
+
+    mixed = [group for group in groups if 0 < sum(r.reward for r in group) < len(group)]
+    trained = [r for group in (mixed if method.mixed_only else groups) for r in group]
+    figures, norms, n = Counter(), [], config.updates_per_batch
+    for part in [trained[i::n] for i in range(n)]:
+        set_weights(part, method.mean_over, config)
+        for batch in dealt(micro_batches(part, config.micro_batch_tokens), "update"):
+            loss, parts = batch_loss(models, batch, step, config)
+            loss.backward()
+            figures.update(parts)
+        norms.append(optimizer.step())
+    if method.context and config.teacher == "ema":  # it goes 1% of the way to the student
+        for old, new in zip(models.teacher.parameters(), models.student.parameters()):
+            old.lerp_(new.detach().float(), 0.01)
+    figures = {name: total / n for name, total in summed(figures).items()}
+    return rollout_metrics(groups) | figures | {"grad_norm": mean(norms)}
+
+
 def train(config):
-    """Runs the method as `config` says. Returns the metric rows: what metrics.jsonl holds."""
-    join_ranks()
-    train_problems = load_problems(config.train_data)
-    eval_problems = load_problems(config.eval_data)[:config.eval_questions]
-    device = script("plan.py")["announce"](config)      # of the optimizer's state
+    """Runs the method as `config` says: data, step, log, evaluate, save. Returns the logged rows."""
+    run = Run(config)
+    train_problems, eval_problems = load_data(config)
     tokenizer, models = load_models(config)
-    optimizer = MasterAdamW(models.student, config, device)
-    run = script("run.py")["Run"](config, models, optimizer, tokenizer)
+    optimizer = MasterAdamW(models.student, config)
+    run.start(tokenizer, models, optimizer)
     if run.step == 0:
-        row, run.failed = evaluate(models, tokenizer, eval_problems, config, 0)
-        run.log(row)
+        run.log(*evaluate(models, tokenizer, eval_problems, config, 0))
     for step in range(run.step, config.steps):
-        start = time.time()
-        problems = questions_of_step(train_problems, step, config)
-        groups = sample_groups(models.student, tokenizer, problems, config, f"{config.seed} {step}")
-        metrics = learn(models, optimizer, groups, run.past, tokenizer, step, config)
-        run.failed = []                                 # their credit is that of older weights
-        run.log({"step": step + 1, **rollout_metrics(groups), **metrics,
-                 "seconds": time.time() - start})
+        start, problems = time.time(), questions_of_step(train_problems, step, config)
+        row = train_step(models, optimizer, tokenizer, problems, run.buffer, step, config)
+        run.log({"step": step + 1, **row, "seconds": time.time() - start})
         if run.due(step + 1, config.eval_every):
-            row, run.failed = evaluate(models, tokenizer, eval_problems, config, step + 1)
-            run.log(row)
-        stopping = most(STOP.is_set())
-        if run.due(step + 1, config.save_every) or stopping:
+            run.log(*evaluate(models, tokenizer, eval_problems, config, step + 1))
+        stopping = summed({"signals": len(STOP)})["signals"] > 0
+        if stopping or run.due(step + 1, config.save_every):
             run.save(step + 1)
         if stopping:
             break
     run.finish()
     return run.rows
 
-def learn(models, optimizer, groups, past, tokenizer, step, config):
-    """What a step does with its verified groups: peers and contexts, advantages, updates."""
-    method, rng = METHODS[config.method], random.Random(f"{config.seed} peers {step}")
-    rollouts = [r for group in groups for r in group]
-    if config.updates_per_batch > 1 or "perplexity" in config.peer_rule:
-        measure(models._replace(teacher=None, reference=None), rollouts, config)
-    for group in groups:
-        successes = past.setdefault(group[0].problem.question, [])
-        give_contexts(group, method.context, successes, config, tokenizer, rng)
-        give_advantages(group, method, config)
-        successes += [replace(r, peer=None) for r in group if r.reward]
-        del successes[:max(0, len(successes) - config.success_buffer)]
-    if method.mixed_only:
-        rollouts = [r for g in groups for r in g if 0 < sum(other.reward for other in g) < len(g)]
-    parts = [rollouts[i::config.updates_per_batch] for i in range(config.updates_per_batch)]
-    rows = [update(models, optimizer, part, step, config) for part in parts if part or not rollouts]
-    if method.context and config.teacher == "ema":              # it goes 1% of the way each step
-        for old, new in zip(models.teacher.parameters(), models.student.parameters()):
-            old.lerp_(new.detach().float(), 0.01)
-    return {name: mean(row[name] for row in rows) for name in rows[0]}
 
 # ================================== Part II: what makes it real ===================================
-# ---- Reading problems ----------------------------------------------------------------------------
-class InputError(ValueError):
-    """What the user gave cannot be used. main() prints it as one line and exits with 2."""
+# ---- The policy gradients of the baselines (Eq. 1, Table 1) --------------------------------------
+def set_advantages(group, method, config):
+    """Sets each rollout's advantage (Eq. 1); the std is the unbiased one, as in public code. DAPO's
+    length penalty (its Eq. 13, -1 at the limit) is halved: its rewards are +-1, ours 0/1."""
+    fifth = config.max_new_tokens / 5
+    over = [max(0.0, len(r.response) / fifth - 4) if method.overlong else 0.0 for r in group]
+    rewards = torch.tensor([r.reward - 0.5 * o for r, o in zip(group, over)])  # [G]
+    advantages = rewards - rewards.mean()
+    if method.std and len(group) > 1:
+        advantages = advantages / (rewards.std() + 1e-6)
+    for rollout, advantage in zip(group, advantages.tolist()):
+        rollout.advantage = advantage
 
-def parse_problem(row):
-    """A Problem from one JSON object, with the keys of GSM8K, MATH, AIME, HumanEval, MBPP or ours.
-    Raises InputError where there is no question, or neither an answer nor tests."""
-    if not isinstance(row, dict):
-        raise InputError("not a JSON object")
-    question = next((row[k] for k in ("question", "problem", "prompt", "text") if row.get(k)), None)
-    if not isinstance(question, str) or not question.strip():
-        raise InputError("no text under question, problem or prompt")
-    answer, solution = row.get("answer"), row.get("solution")
-    tests = row.get("tests") or row.get("test_list") or []
-    tests = tests if isinstance(tests, list) else [tests]
-    check_tests(tests)
-    if "test" in row and "entry_point" in row:                              # HumanEval
-        tests = [f"{row['test']}\n\ncheck({row['entry_point']})"]
-    if isinstance(answer, str) and "####" in answer:                        # GSM8K
-        solution, answer = (part.strip() for part in answer.rsplit("####", 1))
-    if answer in (None, "") and isinstance(solution, str) and "\\boxed" in solution:      # MATH
-        answer = extract_answer(solution)
-    if tests:
-        return Problem(question.strip(), None, solution, tuple(tests))
-    if not isinstance(answer, (str, int, float)) or not str(answer).strip():
-        raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
-    return Problem(question.strip(), str(answer).strip(), solution)
 
-def load_problems(path):
-    """The problems of a JSON Lines file, plain or .gz. Raises InputError with file and line."""
-    if path is None:
-        raise InputError("this model needs --train_data and --eval_data")
-    problems, opener = [], gzip.open if str(path).endswith(".gz") else open
+def set_weights(rollouts, mean_over, config):
+    """Sets the weight of each rollout's tokens: 1/(N |o_i|); 1 / sum |o_i| (DAPO); or, to favour no
+    length, 1/(N max_new_tokens) (Dr. GRPO's code; its paper prints no constant)."""
+    N, tokens = len(rollouts), sum(len(r.response) for r in rollouts)
+    for r in rollouts:
+        r.share, constant = 1 / (N * len(r.response)), 1 / (N * config.max_new_tokens)
+        r.weight = {"rollouts": r.share, "tokens": 1 / tokens, "constant": constant}[mean_over]
+
+
+def policy_gradient(rollouts, sides, tokens, weight, advantage, step, config):
+    """The derivative in log pi(o_t), [T], of the weighted policy loss, and that loss, a number. With
+    one update per batch pi is what it was, and the log-ratio 0; otherwise, and for RLSD's credit,
+    the terms come from a first pass over the heads."""
+    method, log_ratio = METHODS[config.method], torch.zeros_like(advantage)
+    if method.reweight or config.updates_per_batch > 1:
+        with torch.no_grad():
+            terms = forward_terms(sides, tokens, config)[1]
+        if method.reweight:
+            advantage = reweighted(advantage, terms.teacher_logp - terms.student_logp, step)
+        if config.updates_per_batch > 1:
+            log_ratio = terms.student_logp - torch.cat([r.logp for r in rollouts]).to(log_ratio)
+    lengths, log_ratio = [len(r.response) for r in rollouts], log_ratio.requires_grad_()
+    loss = method.policy * (weight * policy_loss(log_ratio, advantage, lengths, method)).sum()
+    return torch.autograd.grad(loss, log_ratio)[0], loss.item()
+
+
+def policy_loss(log_ratio, advantage, lengths, method):
+    """-min(r A, clip(r, 1 - low, 1 + high) A) at each token, [T], from log r = log pi - log pi_old.
+    GSPO's r (its Eq. 7) is that of the whole sequence, to the power 1/|o|, at each of its tokens."""
+    if method.ratio == "sequence":
+        log_ratio = torch.cat([part.mean().expand(len(part)) for part in log_ratio.split(lengths)])
+    ratio, (low, high) = log_ratio.exp(), method.clip
+    return -torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def reweighted(advantage, credit, step):
+    """RLSD (its Eq. 13 to 15): the verifier keeps the sign, the teacher scales the token: A times
+    1 - l + l clip((pi_T / pi_S)^sign(A), .8, 1.2), where l falls from .5 to 0 over 50 steps."""
+    share = 0.5 * max(0.0, 1 - step / 50)
+    return advantage * (1 - share + share * (advantage.sign() * credit).exp().clamp(0.8, 1.2))
+
+
+# ---- The heads, a chunk at a time ----------------------------------------------------------------
+def project(a, b, total=None, keep=0):
+    """a @ b in float32 from any dtype: casting a bf16 product afterwards is too late. It is written
+    to `total`, if given, or with keep=1 added to it: fresh memory costs a CPU as much as a product."""
+    if a.is_cuda and b.dtype == torch.bfloat16:
+        product = torch.mm(a.bfloat16(), b, out_dtype=torch.float32)
+        return total.add_(product) if keep else product
+    total = a.new_empty((len(a), b.shape[1]), dtype=torch.float32) if total is None else total
+    return total.addmm_(a.float(), b.float(), beta=keep)
+
+
+@functools.cache
+def compiled(function):
+    """torch.compile(function), or the function and a line where this machine has no compiler."""
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            problems += [parse_problem(json.loads(line))] if line.strip() else []
-        except (json.JSONDecodeError, InputError) as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-    if not problems:
-        raise InputError(f"{path} holds no problem")
-    return problems
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except RuntimeError as error:  # no C++ compiler, or no Triton
+        say(f"torch.compile does not work here, running without it: {first_line(error)}")
+        return function
+    return torch.compile(function)
 
-def questions_of_step(problems, step, config):
-    """The Q problems of a step (counted from 0). The order of each pass over the data follows from
-    seed and pass alone, so a resumed run needs to know nothing but its step."""
-    n, Q = len(problems), config.questions_per_step
-    positions = range(step * Q, (step + 1) * Q)
-    orders = {epoch: random.Random(f"{config.seed} order {epoch}").sample(problems, n)
-              for epoch in {position // n for position in positions}}
-    return [orders[position // n][position % n] for position in positions]
 
-# ---- Sampling ------------------------------------------------------------------------------------
+class FusedLoss(torch.autograd.Function):
+    """chunk_terms over all tokens, with the logits of C in memory: those of 4,096 are 2.5 GB, and a
+    plain KL holds six such. Its gradient is made with the terms, no logits twice, and reaches the
+    student alone: a head that learns from the teacher's projection too is off by twice its norm."""
+
+    @staticmethod
+    def forward(ctx, hidden, head, others, tokens, weights, config):
+        T, C = len(tokens), config.chunk_tokens
+        terms_of = compiled(chunk_terms) if config.compile else chunk_terms
+
+        def padded(x):  # to whole chunks: one shape to compile
+            return None if x is None else F.pad(x, (0, 0) * (x.dim() - 1) + (0, -T % C))
+
+        sides = [side and (padded(side[0]), side[1].T) for side in ((hidden, head), *others)]
+        tokens, weights = padded(tokens), [padded(w) for w in weights]
+        gradients, logits, parts = (), [None, None, None], []
+        if any(w is not None for w in weights):
+            gradients = torch.empty_like(sides[0][0]), torch.zeros_like(head, dtype=torch.float32)
+        for start in range(0, len(tokens), C):
+            rows = slice(start, start + C)
+            for i, side in enumerate(sides):
+                logits[i] = side and project(side[0][rows], side[1], logits[i])
+            at = [None if w is None else w[rows] for w in weights]
+            terms, gradient = terms_of(*logits, tokens[rows], *at)
+            parts.append(terms)
+            if gradients:
+                gradients[0][rows] = project(gradient, head)
+                project(gradient.T, sides[0][0][rows], gradients[1], keep=1)
+        terms = [torch.cat(term)[:T] for term in zip(*parts)]
+        ctx.save_for_backward(*gradients)
+        ctx.T = T
+        ctx.mark_non_differentiable(*terms)
+        loss = sum(
+            (w[:T] @ x for w, x in zip(weights, terms[:2]) if w is not None), 0 * terms[0][0]
+        )
+        return loss, *terms
+
+    @staticmethod
+    def backward(ctx, scale, *_):
+        hidden, head = (x.mul_(scale) for x in ctx.saved_tensors)  # a second backward() is loud
+        return hidden[: ctx.T], head.to(hidden.dtype), None, None, None, None
+
+
+def forward_terms(sides, tokens, config, weights=(None, None, None)):
+    """For weights (a, b, c), each [T] or None: a scalar of value sum_t a_t kl_t + b_t kl_reference_t
+    and of that loss's gradient plus that of sum_t c_t log pi(o_t); and TokenTerms [T]."""
+    loss, *terms = FusedLoss.apply(*sides[0], sides[1:], tokens, weights, config)
+    return loss, TokenTerms(*terms)
+
+
+def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=256):
+    """KL(teacher || student) at each token over the full vocabulary (Eq. 10), never holding the
+    logits of more than `chunk_tokens` tokens. From hidden states [T,H], head_weight [V,H] and
+    weights [T] (1/T each if None): the scalar sum_t w_t KL_t, whose gradient reaches student_hidden
+    and, through the student's side alone, head_weight; and kl [T], float32, detached, in nats."""
+    T, others = len(student_hidden), [(teacher_hidden, head_weight), None]
+    weights = torch.full((T,), 1 / T) if weights is None else weights
+    weights = weights.to(student_hidden.device, torch.float32)
+    tokens, config = torch.zeros_like(weights, dtype=torch.long), Config(chunk_tokens=chunk_tokens)
+    sides = [(student_hidden, head_weight), *others]
+    loss, terms = forward_terms(sides, tokens, config, (weights, None, None))
+    return loss, terms.kl
+
+
+# ---- Reading and sampling ------------------------------------------------------------------------
+def read(model, prompts, responses):
+    """(hidden states [T,H] that predict each response token, head [V,H]), T = sum |o_i|; None for no
+    model. Padding stands to the right and needs no mask: under causal attention nothing sees it."""
+    if model is None:
+        return None
+    model.train(torch.is_grad_enabled())  # checkpointing works in train mode alone
+    texts = [prompt + response[:-1] for prompt, response in zip(prompts, responses)]
+    width = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])  # [B,width]
+    states = model.base_model(ids.to(model.device), use_cache=False).last_hidden_state
+    hidden = [h[len(t) - len(o) : len(t)] for h, t, o in zip(states, texts, responses)]
+    return torch.cat(hidden), model.get_output_embeddings().weight
+
+
+def packed(items, length, budget):
+    """Runs of items that, padded to the longest, take at most `budget` tokens (or of one item)."""
+    runs = []
+    for x in items:
+        if not runs or (len(runs[-1]) + 1) * max(map(length, [*runs[-1], x])) > budget:
+            runs.append([])
+        runs[-1].append(x)
+    return runs
+
+
+def micro_batches(rollouts, budget):
+    """Batches whose student prompts and responses take `budget` tokens, longest first."""
+
+    def length(r):
+        return len(r.prompt) + len(r.response)
+
+    return packed(sorted(rollouts, key=length, reverse=True), length, budget)
+
+
+@torch.no_grad()
+def set_credit(models, rollouts, config):
+    """Sets logp, log pi(o_t), and credit A_t (Eq. 2) of each rollout: [T] float32, on the CPU."""
+    for batch in progress(micro_batches(rollouts, config.micro_batch_tokens), "credit"):
+        _, terms = forward_terms(*read_responses(models, batch), config)
+        logp, credit = terms.student_logp, terms.teacher_logp - terms.student_logp
+        lengths = [len(r.response) for r in batch]
+        for r, *values in zip(batch, logp.cpu().split(lengths), credit.cpu().split(lengths)):
+            r.logp, r.credit = values
+
+
 def prompt_ids(tokenizer, text, thinking=False):
     """Token ids of a user's message, up to where the assistant begins to write. Student and teacher
     share it: with thinking on for one alone, their first tokens would disagree for no reason."""
     if tokenizer.chat_template is None:
         return tokenizer(text + "\n").input_ids
-    text = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
-                                         add_generation_prompt=True, enable_thinking=thinking)
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    text = tokenizer.apply_chat_template([{"role": "user", "content": text}], **options)
     return tokenizer(text, add_special_tokens=False).input_ids
+
 
 def stop_tokens(model, tokenizer):
     """The ids that end a response: those of the model's generation_config and the tokenizer's."""
@@ -496,68 +642,43 @@ def stop_tokens(model, tokenizer):
         raise InputError("neither the model's generation_config nor the tokenizer has an EOS token")
     return sorted(stops)
 
-def cut_at_stop(ids, stops):
-    """The ids up to and with the first stop token; what follows is padding, often with that id."""
-    return ids[:next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))]
 
-def sampling_settings(config, stops):
-    """What generate() needs to know. (top_k None would mean the model's own: 20 for Qwen3.)"""
-    draw = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-    return GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=stops,
-                            pad_token_id=stops[0], **(draw if config.temperature > 0 else {}))
+def sample(model, prompts, stops, config, seed, phase="rollouts"):
+    """One response, a list of ids, for each prompt, in calls that take `rollout_tokens`. A call's
+    seed is `seed` (a str) and its place: there is no generator's state to keep, and ranks, of which
+    each makes every RANKS-th call, draw as one would."""
+    calls = packed(prompts, lambda p: len(p) + config.max_new_tokens, config.rollout_tokens)
+    responses = []
+    for i, call in progress(list(enumerate(calls))[RANK::RANKS], phase):
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(random.Random(f"{seed} {i}").getrandbits(63))
+            responses.append(generate(model, call, stops, config))
+    torch.cuda.empty_cache()  # the update needs what the KV cache held, in other sizes
+    return [response for call in gathered(responses) for response in call]
 
-def sample(model, tokenizer, prompts, config, seed, bar):
-    """One response, a list of ids, for each prompt, by generate() or, where flash attention makes
-    it pay, continuous batching. A call's seed is `seed` (a str) and its place: no generator's state
-    has to be kept, and ranks, of which each makes every RANKS-th call, draw as one would."""
-    stops, calls, cuda = stop_tokens(model, tokenizer), [], model.device.type == "cuda"
-    settings = sampling_settings(config, stops)
-    batched = cuda and transformers.utils.is_flash_attn_2_available()
-    size = -(-len(prompts) // RANKS) if batched else config.rollout_batch
-    model.eval()                    # in train mode, checkpointing drops the KV cache: wrong text
-    for start in progress(range(0, len(prompts), size)[RANK::RANKS], bar):
-        draw = random.Random(f"{seed} {start}").getrandbits(63)
-        with torch.random.fork_rng([model.device] if cuda else []):
-            torch.manual_seed(draw)
-            some = prompts[start:start + size]
-            calls.append(generate_batch(model, some, settings, draw, config.rollout_batch)
-                         if batched else generate(model, some, settings))
-    torch.cuda.empty_cache()        # the update needs what the KV cache held, in other sizes
-    return [cut_at_stop(ids, stops) for call in gathered(calls) for ids in call]
 
 @torch.no_grad()
-def generate(model, prompts, settings):
-    """The ids that follow each of some prompts, all in one batch, padded at the end."""
-    width, pad = max(map(len, prompts)), settings.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])                 # [B,width]
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    return model.generate(ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
+def generate(model, prompts, stops, config):
+    """The ids that follow each of some prompts, up to and with the first stop token. What follows it
+    is padding, often with that very id. (top_k None would mean the model's own: 20 for Qwen3.)"""
+    settings = GenerationConfig(eos_token_id=stops, pad_token_id=stops[0])
+    settings.max_new_tokens, settings.do_sample = config.max_new_tokens, config.temperature > 0
+    if settings.do_sample:
+        settings.update(temperature=config.temperature, top_p=config.top_p, top_k=0)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[stops[0]] * (width - len(p)) + p for p in prompts])  # [B,width]
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]).to(model.device)
+    model.eval()  # in train mode, checkpointing drops the KV cache: wrong text
+    rows = model.generate(ids.to(model.device), attention_mask=mask, generation_config=settings)
+    rows = rows[:, width:].tolist()
+    ends = [next((i for i, token in enumerate(row, 1) if token in stops), None) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends)]
 
-def generate_batch(model, prompts, settings, seed, at_once):
-    """The same by continuous batching: where one of `at_once` responses ends, the next begins. Its
-    cache lives for this call alone. (Of a failure, transformers' generate_batch() only logs.)"""
-    size = {} if model.device.type == "cuda" else {"num_blocks": 80, "max_batch_tokens": 1024}
-    batching = ContinuousBatchingConfig(seed=seed, max_requests_per_batch=at_once, **size)
-    attention, manager, results = model.config._attn_implementation, None, {}
-    try:
-        manager = model.init_continuous_batching(settings, batching)
-        manager.warmup()                            # makes the cache, captures CUDA graphs
-        order = manager.add_requests(prompts)       # before it starts: the draws depend on batches
-        manager.start()
-        while len(results) < len(order):
-            result = manager.get_result(timeout=1)
-            if result.error if result else not manager.is_running():
-                raise RuntimeError(f"rollouts failed: {result and result.error}")
-            if result:
-                results[result.request_id] = result.generated_tokens
-    finally:                                        # of Ctrl-C too
-        if manager:
-            manager.stop(hard_stop=True)
-        model.set_attn_implementation(attention)
-    return [results[request] for request in order]
 
-# ---- Answers and programs ------------------------------------------------------------------------
+# ---- Answers and programs (section 5) ------------------------------------------------------------
+IDLE = []  # answers.py processes that wait for their next question
+
+
 def extract_answer(text):
     """The last boxed expression of a text (braces may nest), else its last number, else None."""
     opened, last = [], (-1, -1)
@@ -569,46 +690,47 @@ def extract_answer(text):
     numbers = re.findall(r"(?:(?<![\w)}])-)?\d+(?:,\d{3})*(?:\.\d+)?", text)
     return text[slice(*last)].strip() if last[0] >= 0 else numbers[-1] if numbers else None
 
+
 def child(script, *arguments, stderr=subprocess.DEVNULL, **options):
-    """A process that runs a script of data/: it has no torch, no model, no GPU, none of our
-    environment and files, and a process group of its own."""
+    """A process for a script of data/: no torch, no GPU, none of our environment and files."""
     command = [sys.executable, "-I", "-X", "utf8", str(DATA / script), *map(str, arguments)]
     return subprocess.Popen(command, env={}, start_new_session=True, stderr=stderr, **options)
 
+
 def math_equal(candidate, answer):
     """Are two final answers, plain or LaTeX, equivalent? Equal texts are; for the rest
-    data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Answers are never
-    evaluated as Python. Raises nothing that a candidate could provoke."""
+    data/answers.py asks SymPy, in a process that the kernel ends after 5 s."""
     if candidate.split() == answer.split():
         return True
-    try:
-        worker = IDLE.get_nowait()
-    except queue.Empty:
+    worker = IDLE.pop() if IDLE else None
+    if worker is None or worker.poll() is not None:
         worker = child("answers.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    if worker.poll() is not None:                       # it was ended while idle, by somebody else
-        return math_equal(candidate, answer)
     print(json.dumps([candidate, answer]), file=worker.stdin, flush=True)
-    verdict = worker.stdout.readline()
-    if not verdict:                                     # too long, or too much memory
-        worker.communicate()
-        return False
-    IDLE.put(worker)
-    return json.loads(verdict)
+    if verdict := worker.stdout.readline():
+        IDLE.append(worker)
+        return json.loads(verdict)
+    worker.communicate()  # too long, or too much memory
+    return False
 
-def check_tests(tests):
-    """Raises InputError where a test is of neither kind."""
+
+def read_tests(row):
+    """The tests of one JSON object: ours, MBPP's or HumanEval's. Raises InputError for a bad one."""
+    tests = row.get("tests") or row.get("test_list") or []
+    tests = tests if isinstance(tests, list) else [tests]
+    if "test" in row and "entry_point" in row:
+        tests = [f"{row['test']}\n\ncheck({row['entry_point']})"]
     for test in tests:
         pair = isinstance(test, dict) and [type(test.get(key)) for key in ("input", "output")]
         if pair != [str, str] and not isinstance(test, str):
             raise InputError(f"a test is asserts, or has an input and an output: {str(test)[:60]}")
+    return tuple(tests)
+
 
 def run_tests(program, tests, timeout=10.0):
-    """Does a program pass every test, each in `timeout` seconds? A test is a text of asserts
-    (HumanEval, MBPP), or {"input", "output"} for a script whose output is compared by tokens (APPS,
-    LiveCodeBench). data/sandbox.py confines the program to computing, within limits, and keeps from
-    it what it ought to produce. That is no boundary against holes in the kernel: run code tasks in
-    a container. InputError where the kernel cannot confine: it takes Linux 5.13, Landlock."""
-    check_tests(tests)
+    """Does a program pass every test, each in `timeout` seconds? A test is a text of asserts, or
+    {"input", "output"} of a script. data/sandbox.py confines the program, and keeps from it what it
+    ought to produce; no boundary against holes in the kernel: run code tasks in a container.
+    InputError where it cannot confine."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with child("sandbox.py", "supervise", text=True, **pipes) as process:
         verdict, errors = process.communicate(json.dumps([program, list(tests), timeout]))
@@ -616,384 +738,615 @@ def run_tests(program, tests, timeout=10.0):
         raise InputError(f"programs cannot be tested here: {errors.strip().splitlines()[-1]}")
     return json.loads(verdict)
 
-# ---- The policy gradients of the baselines -------------------------------------------------------
-def give_advantages(group, method, config):
-    """Sets each rollout's advantage (Eq. 1); the std is the unbiased one, as in public code. DAPO's
-    length penalty (its Eq. 13, -1 at the limit) is halved: its rewards are +-1, ours 0/1."""
-    fifth = config.max_new_tokens / 5
-    over = [max(0.0, len(r.response) / fifth - 4) if method.overlong else 0.0 for r in group]
-    rewards = torch.tensor([r.reward - 0.5 * o for r, o in zip(group, over)])                # [G]
-    advantages = rewards - rewards.mean()
-    if method.std and len(group) > 1:
-        advantages = advantages / (rewards.std() + 1e-6)
-    for rollout, advantage in zip(group, advantages.tolist()):
-        rollout.advantage = advantage
 
-def give_weights(rollouts, mean, config):
-    """Sets the weight of each rollout's tokens: 1/(N |o_i|); 1 / sum |o_i| (DAPO); or, to favour no
-    length, 1/(N max_new_tokens) (Dr. GRPO's code; its paper prints no constant)."""
-    N, tokens = len(rollouts), sum(len(r.response) for r in rollouts)
-    for r in rollouts:
-        r.weight = 1 / {"rollout": N * len(r.response), "token": tokens,
-                        "constant": N * config.max_new_tokens}[mean]
+def verify_rollouts(rollouts):
+    """Sets the reward of each rollout. One that was cut scores 0, and one that the jail failed on."""
+    mine = rollouts[RANK::RANKS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads that wait for other processes
+        verdicts = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
+        verdicts = gathered(list(progress(verdicts, "verification", len(mine))))
+    for rollout, verdict in zip(rollouts, verdicts):
+        rollout.reward, rollout.unverified = float(verdict or 0), verdict is None
 
-def policy_loss(logp, old_logp, advantages, lengths, method):
-    """-min(r A, clip(r, 1 - low, 1 + high) A) at each token, [T]. GSPO's ratio (its Eq. 7) is that
-    of the whole sequence, to the power 1/|o|; each token of the sequence carries it."""
-    log_ratio = logp - old_logp
-    if method.ratio == "sequence":
-        log_ratio = torch.cat([part.mean().expand(len(part)) for part in log_ratio.split(lengths)])
-    ratio, (low, high) = log_ratio.exp(), method.clip
-    return -torch.min(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
-def reweighted(advantages, credit, step):
-    """RLSD (its Eq. 13 to 15): the verifier keeps the sign, the teacher scales the token: A times
-    1 - l + l clip((pi_T / pi_S)^sign(A), .8, 1.2), where l falls from .5 to 0 over 50 steps."""
-    share = 0.5 * max(0.0, 1 - step / 50)
-    weight = (advantages.sign() * credit).exp().clamp(0.8, 1.2)
-    return advantages * (1 - share + share * weight)
+# ---- Problems ------------------------------------------------------------------------------------
+class InputError(ValueError):
+    """What the user gave cannot be used. main() prints it as one line and exits with 2."""
 
-# ---- The head, a chunk at a time -----------------------------------------------------------------
-def project(a, b):
-    """a @ b with float32 output from any dtype. Casting a bf16 product afterwards is too late."""
-    if a.is_cuda and b.dtype == torch.bfloat16:
-        return torch.mm(a.bfloat16(), b, out_dtype=torch.float32)
-    return a.float() @ b.float()
 
-class ChunkedHead(torch.autograd.Function):
-    """TokenTerms from hidden states [T,H] and heads [V,H], with the logits of C tokens in memory
-    (those of 4,096 are 2.5 GB, and a plain KL holds six such); backward makes them again. Gradients
-    reach the student alone: a head that learns from the teacher too is off by twice its norm."""
-    @staticmethod
-    def chunks(tokens, C, sides):
-        """Each chunk's rows, logits and tokens, the last one padded to C: one shape to compile."""
-        for start in range(0, len(tokens), C):
-            rows = slice(start, min(start + C, len(tokens)))
-            pad = start + C - rows.stop
-            logits = [None if h is None else project(F.pad(h[rows], (0, 0, 0, pad)), head.T)
-                      for h, head in zip(sides[::2], sides[1::2])]
-            yield rows, logits, F.pad(tokens[rows], (0, pad))
+def first_line(error):
+    """What an exception says, in one line."""
+    return f"{error}".strip().partition("\n")[0] or type(error).__name__
 
-    @staticmethod
-    def forward(ctx, tokens, C, terms, *sides):
-        """`sides`: hidden states and head of the student, of the teacher, and of pi_0 (or None)."""
-        ctx.save_for_backward(tokens, *sides)
-        ctx.C, ctx.terms = C, terms
-        parts = [[term[:rows.stop - rows.start] for term in terms(*logits, at)]
-                 for rows, logits, at in ChunkedHead.chunks(tokens, C, sides)]
-        kl, kl_reference, student_logp, teacher_logp, entropy = map(torch.cat, zip(*parts))
-        ctx.mark_non_differentiable(teacher_logp, entropy)
-        return kl, kl_reference, student_logp, teacher_logp, entropy
 
-    @staticmethod
-    def backward(ctx, *g_terms):
-        tokens, *sides = ctx.saved_tensors
-        hidden, head = sides[:2]
-        hidden_gradient = torch.empty_like(hidden)                                          # [T,H]
-        head_gradient = torch.zeros_like(head, dtype=torch.float32)                         # [V,H]
-        for rows, logits, at in ChunkedHead.chunks(tokens, ctx.C, sides):
-            n = rows.stop - rows.start
-            weights = [F.pad(g[rows], (0, ctx.C - n)) for g in g_terms]
-            with torch.enable_grad():
-                terms = ctx.terms(logits[0].requires_grad_(), *logits[1:], at)
-                weighted = sum((term * w).sum() for term, w in zip(terms[:3], weights))
-            logit_gradient = torch.autograd.grad(weighted, logits[0])[0][:n]                # [n,V]
-            hidden_gradient[rows] = project(logit_gradient, head).to(hidden_gradient.dtype)
-            head_gradient += project(logit_gradient.T, hidden[rows])
-        return None, None, None, hidden_gradient, head_gradient.to(head.dtype), *[None] * 4
+def parse_problem(row):
+    """A Problem from one JSON object, with the keys of GSM8K, MATH, AIME, HumanEval, MBPP, APPS or
+    ours. Raises ValueError where there is no question, or neither an answer nor tests."""
+    if not isinstance(row, dict):
+        raise InputError("not a JSON object")
+    question = next((row[k] for k in ("question", "problem", "prompt", "text") if row.get(k)), "")
+    answer, solution, tests = row.get("answer"), row.get("solution"), read_tests(row)
+    if isinstance(answer, str) and "####" in answer:  # GSM8K
+        solution, answer = (part.strip() for part in answer.rsplit("####", 1))
+    if answer in (None, "") and isinstance(solution, str) and "\\boxed" in solution:  # MATH
+        answer = extract_answer(solution)
+    answer = str(answer).strip() if type(answer) in (int, float, str) else ""
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("no text under question, problem, prompt or text")
+    if not tests and answer in ("", "nan", "inf", "-inf"):
+        raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
+    f"{question}{answer}{solution}{tests}".encode()  # of a lone surrogate: ValueError
+    return Problem(question.strip(), None if tests else answer, solution, tests)
 
-def compiled_terms(config, device):
-    """token_terms, compiled if asked for and if this machine can; if it cannot, a line says why."""
-    if not config.compile:
-        return token_terms
+
+def load_problems(path):
+    """The problems of a JSON Lines file, plain or .gz. Raises InputError with file and line."""
+    problems, number = [], 0
     try:
-        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except RuntimeError as error:               # no C++ compiler, or no Triton
-        print(f"torch.compile does not work here, running without it: {str(error).splitlines()[0]}")
-        return token_terms
-    return torch.compile(token_terms)
+        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+            lines = file.read().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if text := line.decode("utf-8-sig").strip():
+                problems.append(parse_problem(json.loads(text)))
+    # ValueError: of JSON, of UTF-8, of a number too long, or ours
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise InputError(f"{path}:{number}: {first_line(error)}") from None
+    if not problems:
+        raise InputError(f"{path} holds no problem")
+    return problems
 
-def hidden_and_head(model, prompts, responses):
-    """The hidden states [T,H] that predict each response token, T = sum |o_i|, and the head [V,H].
-    Padding stands to the right and needs no mask: under causal attention no real token sees it."""
-    if model is None:
-        return None, None
-    # Checkpointing works in train mode alone, and there it would drop the cache.
-    hidden, model = [None] * len(prompts), model.train(torch.is_grad_enabled())
-    passes = rows_to_read(prompts, responses)
-    for rows, prefix in passes:
-        cache = DynamicCache(config=model.config) if prefix else None
-        if prefix:
-            model.base_model(torch.tensor([prefix], device=model.device), past_key_values=cache)
-            cache.batch_repeat_interleave(len(rows))
-        texts = [(prompts[i] + responses[i][:-1])[len(prefix):] for i in rows]
-        width = max(map(len, texts))                    # the last token predicts nothing
-        ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])        # [B,width]
-        out = model.base_model(ids.to(model.device), past_key_values=cache, use_cache=bool(prefix))
-        for i, text, states in zip(rows, texts, out.last_hidden_state):                 # [width,H]
-            hidden[i] = states[len(text) - len(responses[i]):len(text)]
-    for _ in range(most(len(passes)) - len(passes)):    # each pass of a sharded model is all ranks'
-        model.base_model(ids[:1, :1].to(model.device))
-    return torch.cat(hidden), model.get_output_embeddings().weight
 
-def rows_to_read(prompts, responses):
-    """[(rows, prefix)]: which rows go through a model together. Without gradients, a long prompt of
-    several is read once, as their prefix, and its keys and values serve all: HSD's teacher, for
-    one question and one peer. The others go by length, to pad little."""
-    sharing, alone, passes = {}, [], []
-    for i, prompt in enumerate(prompts):
-        sharing.setdefault(tuple(prompt), []).append(i)
-    for prompt, rows in sharing.items():
-        if len(rows) > 1 and len(prompt) >= 256 and not torch.is_grad_enabled():
-            passes.append((rows, list(prompt[:-1])))    # its last token predicts each one's first
-        else:
-            alone += rows
-    length = {i: len(prompts[i]) + len(responses[i]) for i in alone}
-    for i in sorted(alone, key=length.get, reverse=True):
-        if not passes or passes[-1][1] or length[i] < 0.875 * length[passes[-1][0][0]]:
-            passes.append(([], []))
-        passes[-1][0].append(i)
-    return passes
+def load_data(config):
+    """(training, held-out) problems. Says, or refuses, what would leave the method idle."""
+    if not config.eval_data or config.steps and not config.train_data:
+        raise InputError("this model needs --train_data and --eval_data")
+    problems = load_problems(config.train_data) if config.steps else []
+    held_out = load_problems(config.eval_data)[: config.eval_questions]
+    if any(p.tests for p in problems + held_out):  # InputError where nothing confines programs
+        run_tests("", [{"input": "", "output": ""}])
+    context, asked = METHODS[config.method].context, len(problems)
+    lacking = sum(context is not None and not context(Rollout(p, [], [])) for p in problems)
+    if lacking and context is solution_alone:
+        raise InputError(
+            f"--method {config.method}: {lacking} of {asked} problems have no solution"
+        )
+    if lacking and context is answer_alone:
+        say(f"{lacking} of {asked} problems have no answer to show: no teacher for them")
+    if config.group_size == 1 and context not in (answer_alone, solution_alone):
+        say("--group_size 1: there are no peers, and every advantage is 0")
+    return problems, held_out
 
-def micro_batches(rollouts, budget):
-    """Batches of at most `budget` student tokens (or of one rollout), longest first. Rollouts with
-    one teacher prompt stay together, so that it is read once."""
-    def length(r):
-        return len(r.prompt) + len(r.response)
-    together, batches, room = {}, [], 0
-    for r in sorted(rollouts, key=length, reverse=True):
-        together.setdefault(tuple(r.teacher_prompt), []).append(r)
-    for r in (r for group in together.values() for r in group):
-        if not batches or length(r) > room:
-            batches.append([])
-            room = budget
-        batches[-1].append(r)
-        room -= length(r)
-    return batches
 
-@torch.no_grad()
-def measure(models, rollouts, config):
-    """Sets logp, log pi(o_t), and credit A_t (Eq. 2) of each rollout: [T] float32, on the CPU."""
-    batches, results = micro_batches(rollouts, config.micro_batch_tokens), []
-    for batch in dealt(batches):
-        terms, lengths = score(models, batch, config), [len(r.response) for r in batch]
-        credit = (terms.teacher_logp - terms.student_logp).cpu().split(lengths)
-        results.append(list(zip(terms.student_logp.cpu().split(lengths), credit)))
-    for batch, result in zip(batches, gathered(results)):
-        for rollout, (logp, credit) in zip(batch, result):
-            rollout.logp, rollout.credit = logp, credit
+def questions_of_step(problems, step, config):
+    """The Q problems of a step (counted from 0). The order of each pass over the data follows from
+    seed and pass alone, so a resumed run needs to know nothing but its step."""
+    n, Q, picked = len(problems), config.questions_per_step, []
+    for position in range(step * Q, (step + 1) * Q):
+        if not picked or position % n == 0:
+            order = random.Random(f"{config.seed} order {position // n}").sample(problems, n)
+        picked.append(order[position % n])
+    return picked
+
+
+# ---- Evaluation and metrics ----------------------------------------------------------------------
+def evaluate(models, tokenizer, problems, config, step):
+    """Held-out pass@k; the self-teacher's accuracy, one sample of the same weights with answer and
+    peer in the prompt, where there is a peer; credit near tau. Returns the row to log, and at most
+    128 failed rollouts with their credit."""
+    n, seed, rng = config.eval_samples, f"{config.seed} eval", random.Random(config.seed)
+    student, teacher = models.student, models.teacher or models.student
+    groups = sample_groups(student, tokenizer, problems, n, config, seed, "evaluation")
+    rollouts = [r for group in groups for r in group]
+    verify_rollouts(rollouts)
+    row, successes = {"step": step}, [int(sum(r.reward for r in group)) for group in groups]
+    for k in sorted({1, min(n, 8), n}):
+        row[f"eval/pass@{k}"] = mean(pass_at_k(n, c, k) for c in successes)
+    for group in groups:
+        choose_peers(group, [], "uniform", rng)
+    for r in rollouts:
+        condition_teacher(r, answer_and_peer, tokenizer, config)
+    taught = [group[0] for group in groups if group[0].peer]
+    asked, prompts = [r.problem for r in taught], [r.teacher_prompt for r in taught]
+    seed, phase = f"{seed} teacher", "self-teacher"
+    hinted = sample_groups(student, tokenizer, asked, 1, config, seed, phase, prompts)
+    verify_rollouts([r for (r,) in hinted])
+    row["eval/teacher_pass@1"] = mean(r.reward for (r,) in hinted)
+    failed = [r for r in rollouts if r.peer and not r.reward][:128]
+    set_credit(Models(student, teacher, None), failed, config)
+    return row | {"eval/credit_share@8": credit_share(failed, 8)}, failed
+
+
+def pass_at_k(n, c, k):
+    """The unbiased estimate of pass@k from c successes in n >= k samples (2107.03374)."""
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def credit_share(rollouts, w):
+    """Share of sum_t |A_t| within |t - tau| <= w, pooled over failed rollouts (Table 5)."""
+    near = total = 0.0
+    for r in rollouts:
+        tau = divergence(r.response, r.peer.response)
+        if tau < len(r.response):  # else it is its peer's beginning, and leaves it nowhere
+            near += r.credit[max(0, tau - w) : tau + w + 1].abs().sum().item()
+            total += r.credit.abs().sum().item()
+    return near / total if total else math.nan
+
+
+def mean(values):
+    """The mean; nan where there is nothing."""
+    return torch.tensor(list(values), dtype=torch.float64).mean().item()
+
+
+def rollout_metrics(groups):
+    """Figures of a step's rollouts. `coverage` is what Eq. 12 expects: failed, and with a peer."""
+    rollouts, rates = [r for g in groups for r in g], [mean(r.reward for r in g) for g in groups]
+    return {
+        "reward": mean(rates),
+        "peer_share": mean(r.peer is not None for r in rollouts),
+        "coverage": mean(r.peer is not None and not r.reward for r in rollouts),
+        "all_right_share": mean(p == 1 for p in rates),
+        "all_wrong_share": mean(p == 0 for p in rates),
+        "response_tokens": mean(len(r.response) for r in rollouts),
+        "truncated_share": mean(r.truncated for r in rollouts),
+        "unverified": sum(r.unverified for r in rollouts),
+    }
+
 
 # ---- Ranks ---------------------------------------------------------------------------------------
 # torchrun starts a process per GPU. Each holds all bf16 weights: no rollout waits for another GPU.
-# It samples and verifies its part and hears of the others'; then only micro-batches are dealt out.
 # What no GPU could hold is shared: sums, master weights, moments have an owner; pi_0 is sharded.
-RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-IDLE = queue.SimpleQueue()          # answers.py processes that wait for their next question
-STOP = threading.Event()            # set by Ctrl-C or SIGTERM: save after this step, and end
-progress = functools.partial(tqdm, leave=False, disable=RANK > 0)
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+NOW = {"phase": "loading"}  # for the message of an out-of-memory error
+
+
+def progress(iterable, phase, total=None):
+    """A progress bar, where there is a terminal, over a phase of the run."""
+    NOW["phase"] = phase
+    return tqdm(iterable, phase, total, leave=False, disable=True if RANK else None)
+
 
 def say(text):
     """A line on the terminal, from one rank alone, beside any progress bar."""
     if RANK == 0:
         tqdm.write(text)
 
-def join_ranks():
-    """Where torchrun started this process: finds the others, and takes its GPU."""
-    if RANKS > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
-def dealt(batches):
+def dealt(batches, phase):
     """This rank's batches of rollouts. All get equally many, since a collective waits for all: the
     last round is filled up with a rollout that weighs nothing."""
-    filler = [replace(r, weight=0.0) for r in batches[-1][-1:]] if batches else []
-    return (batches + [filler] * (-len(batches) % RANKS))[RANK::RANKS]
+    filler = [replace(r, weight=0.0, share=0.0) for r in batches[-1][-1:]] if batches else []
+    return progress((batches + [filler] * (-len(batches) % RANKS))[RANK::RANKS], phase)
+
 
 def gathered(mine):
     """The whole list, of which each rank has every RANKS-th element."""
-    if RANKS == 1:
-        return mine
-    parts = [None] * RANKS
-    dist.all_gather_object(parts, mine)
+    parts = [mine] * RANKS
+    if RANKS > 1:
+        dist.all_gather_object(parts, mine)
     return [parts[i % RANKS][i // RANKS] for i in range(sum(map(len, parts)))]
 
-def summed(values):
-    """The sums of some numbers over all ranks."""
-    total = torch.tensor(values, dtype=torch.float64)
+
+def summed(figures):
+    """The sums over all ranks of some named numbers. All ranks wait for it."""
+    total = torch.tensor(list(figures.values()), dtype=torch.float64)
     if RANKS > 1:
         dist.all_reduce(total)
-    return total.tolist()
+    return dict(zip(figures, total.tolist()))
 
-def most(value):
-    """The largest value on any rank; all wait for it."""
-    return max(gathered([value]))
 
-# ---- Master weights ------------------------------------------------------------------------------
+# ---- The optimizer -------------------------------------------------------------------------------
 class MasterAdamW:
     """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights, gradients summed in float32.
-    At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps. Each weight has an
-    owner among the ranks: only there are its sum, master and moments. `device` holds the latter."""
-    def __init__(self, model, config, device="cpu"):
-        self.sums = {}                      # of gradients; none while the rollouts need the room
-        self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.owner, load = [], [0] * RANKS
-        for weight in self.weights:
-            self.owner.append(load.index(min(load)))
-            load[self.owner[-1]] += weight.numel()
-        self.master = {i: weight.detach().to(device, torch.float32, copy=True)
-                       for i, weight in enumerate(self.weights) if self.owner[i] == RANK}
-        self.adamw = torch.optim.AdamW(self.master.values(), config.learning_rate, (0.9, 0.95),
-                                       1e-8, weight_decay=0.0, fused=True)
-        for i, weight in enumerate(self.weights):
-            weight.register_post_accumulate_grad_hook(lambda w, i=i: self.collect(w, i))
+    At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps. The ranks own the
+    weights by turns: only a weight's owner has its sum, master and moments."""
 
-    def collect(self, weight, i):
+    def __init__(self, model, config):
+        self.max_norm, self.sums = config.max_grad_norm, {}  # no sums while rollouts need the room
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        offload = config.offload_optimizer == "true"
+        if config.offload_optimizer == "auto" and model.device.type == "cuda":
+            needs = 16 * sum(w.numel() for w in self.weights) / RANKS  # sums, masters, moments
+            offload = needs > torch.cuda.get_device_properties(model.device).total_memory / 4
+        device, mine = "cpu" if offload else model.device, range(RANK, len(self.weights), RANKS)
+        masters = [self.weights[i].detach().to(device, torch.float32, copy=True) for i in mine]
+        self.master = dict(zip(mine, masters))
+        self.adamw = torch.optim.AdamW(
+            masters, config.learning_rate, (0.9, 0.95), weight_decay=0.0, fused=True
+        )
+        for i, weight in enumerate(self.weights):
+            weight.register_post_accumulate_grad_hook(functools.partial(self.collect, i))
+
+    def collect(self, i, weight):
         """Runs when a micro-batch's gradient of one weight is complete: adds and frees it."""
-        gradient, weight.grad = weight.grad, None
+        gradient, weight.grad = weight.grad.float(), None
         if RANKS > 1:
-            gradient = gradient.float()
-            dist.reduce(gradient, self.owner[i])
-        if i in self.sums:
-            self.sums[i].add_(gradient)
-        elif self.owner[i] == RANK:
-            self.sums[i] = gradient.float()
+            dist.reduce(gradient, i % RANKS)
+        if i in self.master:
+            self.sums[i] = self.sums[i].add_(gradient) if i in self.sums else gradient
 
     @torch.no_grad()
-    def step(self, loss):
-        """Clips, steps, clears; skips where loss or norm is not finite. Gives (norm, skipped)."""
-        squares = [total.norm().double().square().item() for total in self.sums.values()]
-        norm = math.sqrt(*summed([sum(squares)]))
-        if skipped := not (math.isfinite(loss) and math.isfinite(norm)):
-            say(f"step skipped: loss {loss}, gradient norm {norm}")
+    def step(self):
+        """Clips, steps, clears; skips where the norm is not finite. Gives the norm before."""
+        squares = sum(total.norm().double().square().item() for total in self.sums.values())
+        norm = math.sqrt(summed({"squares": squares})["squares"])
+        if not math.isfinite(norm):
+            say(f"step skipped: the gradient's norm is {norm}")
             self.sums.clear()
-        scale = min(1.0, 1.0 / (norm + 1e-6))                   # clipping at 1.0
-        while self.sums:                    # one by one: there is no room for all gradients twice
+        while self.sums:  # one by one: there is no room for all gradients twice
             i, total = self.sums.popitem()
-            self.master[i].grad = total.mul_(scale).to(self.master[i].device)
+            total.mul_(min(1.0, self.max_norm / (norm + 1e-6)))
+            self.master[i].grad = total.to(self.master[i].device)
             self.adamw.step()
             self.master[i].grad = None
             self.weights[i].copy_(self.master[i])
-        if RANKS > 1:
-            for weight, owner in zip(self.weights, self.owner):
-                dist.broadcast(weight.detach(), owner)
-        return norm, skipped
+        for i, weight in enumerate(self.weights) if RANKS > 1 else ():
+            dist.broadcast(weight.detach(), i % RANKS)
+        return norm
 
-# ---- Metrics -------------------------------------------------------------------------------------
-def pass_at_k(n, c, k):
-    """The unbiased estimate of pass@k from c successes in n samples (2107.03374), or ValueError."""
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(f"pass@{k} from {c} successes in {n} samples")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
+    @torch.no_grad()
+    def load(self, state):
+        """Takes over what some rank has saved: all weights, and what this rank owns of the rest."""
+        for i, (saved, moments) in state.items():
+            self.weights[i].copy_(saved)
+            if i in self.master:
+                self.master[i].copy_(saved)
+                self.adamw.state[self.master[i]] = {k: v.clone() for k, v in moments.items()}
 
-def credit_share(rollouts, w):
-    """Share of sum_t |A_t| within |t - tau| <= w, pooled over failed rollouts (Table 5)."""
-    taus = [divergence(r.response, r.peer.response) for r in rollouts]
-    near = sum(r.credit[max(0, t - w):t + w + 1].abs().sum().item() for r, t in zip(rollouts, taus))
-    total = sum(r.credit.abs().sum().item() for r in rollouts)
-    return near / total if total else math.nan
-
-def mean(values):
-    """The mean; nan where there is nothing."""
-    values = list(values)
-    return sum(values) / len(values) if values else math.nan
-
-def rollout_metrics(groups):
-    """Figures of a step's rollouts; `coverage_expected` is Eq. 12 at the groups' pass rates."""
-    rollouts, rates = [r for g in groups for r in g], [mean(r.reward for r in g) for g in groups]
-    return {"reward": mean(rates), "peer_share": mean(float(r.peer is not None) for r in rollouts),
-            "coverage": mean(float(r.peer is not None and not r.reward) for r in rollouts),
-            "coverage_expected": mean(coverage(p, len(groups[0])) for p in rates),
-            "all_right_share": mean(float(p == 1) for p in rates),
-            "all_wrong_share": mean(float(p == 0) for p in rates),
-            "response_tokens": mean(len(r.response) for r in rollouts),
-            "truncated_share": mean(float(r.truncated) for r in rollouts)}
 
 # ---- Loading the models --------------------------------------------------------------------------
 class Models(NamedTuple):
-    """The student; its teacher (itself, if live) or None; pi_0 or None; token_terms."""
+    """The student; its teacher (the student itself, if live) or None; pi_0 or None."""
+
     student: torch.nn.Module
     teacher: torch.nn.Module | None
     reference: torch.nn.Module | None
-    terms: object = token_terms
 
-SCALED_HEADS = ("final_logit_softcapping logits_soft_cap output_logit_soft_cap logit_scale "
-                "logits_scaling lm_head_multiplier logits_mup_width_multiplier").split()
 
 def load_models(config):
-    """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU."""
-    transformers.utils.logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU. InputError, one
+    line, for whatever a folder, a tokenizer or a template does wrong."""
+    cuda, path, context = torch.cuda.is_available(), config.model, METHODS[config.method].context
+    if RANKS > 1 and not dist.is_initialized():  # torchrun started us
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else "cpu"
+    if not Path(path).exists() and (path.count("/") != 1 or Path(path).parent.exists()):
+        raise InputError(f"there is no folder {path}, and no hub's owner/name is like it")
 
     def load(trained=False):
-        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype).to(device)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0              # teacher and student must not differ by chance
-        return model.requires_grad_(trained)
-    taught = METHODS[config.method].context != ""
-    frozen = config.beta > 0 or taught and config.teacher == "frozen"
+        dtype = torch.bfloat16 if cuda else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(path, config=shape, dtype=dtype)
+        return model.to(device).requires_grad_(trained)
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-        initial = load() if frozen else None                # one copy is both pi_0 and teacher
-        for layer in initial.modules() if frozen and RANKS > 1 else ():
-            if type(layer).__name__ in initial._no_split_modules:
-                fully_shard(layer)
+        shape = transformers.AutoConfig.from_pretrained(path)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        for part in (shape, shape.get_text_config()):
+            for name, value in vars(part).items():  # dropout is not always an nn.Dropout module
+                if isinstance(value, float) and re.search("drop|jitter", name):
+                    setattr(part, name, 0.0)  # teacher and student must not differ by chance
+        prompt_ids(tokenizer, "1+1=?", config.thinking)
         student = load(trained=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"cannot load the model {config.model}: {reason}") from None
-    odd = [name for name in SCALED_HEADS if vars(student.config).get(name) not in (None, 1, 1.0)]
-    if odd or student.get_output_embeddings().bias is not None:
-        raise InputError(f"{config.model}: a head with {', '.join(odd) or 'bias'} is not supported")
-    # generate() fills what we leave open from here: nothing but pi itself may shape the rollouts
-    student.generation_config = GenerationConfig(eos_token_id=stop_tokens(student, tokenizer))
-    if config.gradient_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})
-    teacher = {"live": student, "frozen": initial}.get(config.teacher) if taught else None
-    if taught and config.teacher == "ema":
-        teacher = load().float()                            # bf16 would round its steps of 1% away
-    return tokenizer, Models(student, teacher, initial if config.beta > 0 else None,
-                             compiled_terms(config, device))
+        # generate() fills what we leave open from here: pi alone may shape the rollouts
+        student.generation_config = GenerationConfig(eos_token_id=stop_tokens(student, tokenizer))
+        if config.gradient_checkpointing:
+            student.gradient_checkpointing_enable({"use_reentrant": False})
+        probe(student, config)
+        initial = average = None  # one copy is both pi_0 and frozen teacher
+        if config.beta or context and config.teacher == "frozen":
+            initial = load()
+            for layer in initial.modules() if RANKS > 1 else ():
+                if type(layer).__name__ in initial._no_split_modules:
+                    fully_shard(layer)
+        if context and config.teacher == "ema":
+            average = load().float()  # bf16 would round its steps of 1% away
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # transformers raises what its many parts raise
+        raise InputError(f"cannot use the model {path}: {first_line(error)}") from error
+    teacher = {"live": student, "frozen": initial, "ema": average}[config.teacher]
+    return tokenizer, Models(student, context and teacher, initial if config.beta else None)
+
+
+def probe(model, config):
+    """Tries on a few tokens what this file takes for granted of a causal LM. ValueError, which says
+    what does not hold: log-probs would be wrong, or rollouts, and nothing would tell."""
+    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    ids = random.Random(0).choices(range(min(len(head), len(embeddings))), k=23)
+    prompts, responses = [ids[:3], ids[3:12]], [ids[12:19], ids[19:]]
+
+    def alone(responses):
+        """The model's own logits, [T,V] float32, of each text by itself."""
+        parts = []
+        for prompt, response in zip(prompts, responses):
+            ids = torch.tensor([prompt + response], device=model.device)
+            logits = model.eval()(ids, attention_mask=torch.ones_like(ids)).logits[0]
+            parts.append(logits[len(prompt) - 1 : -1].float())
+        return torch.cat(parts)
+
+    with torch.no_grad():
+        hidden = read(model, prompts, responses)[0]
+        # Random weights make small logits, where a softcap does not show. Powers of 2 are exact.
+        size = alone(responses).abs().max().item()
+        scale = 2.0 ** math.ceil(math.log2(64 / size)) if 0 < size < math.inf else 1.0
+        head.mul_(scale)
+        want, got = alone(responses), project(read(model, prompts, responses)[0], head.T)
+        greedy = replace(config, temperature=0.0, max_new_tokens=6)
+        continued = generate(model, prompts, [0], greedy)
+        ahead = alone(continued)
+        head.mul_(1 / scale)
+    close = 1e-4 if head.dtype == torch.float32 else 0.05
+    if got.shape != want.shape or not (got - want).abs().max() <= close * want.abs().max():
+        raise ValueError("its logits are not hidden states times head (scaled, capped, a bias?)")
+    tokens = torch.tensor([[token] for ids in continued for token in ids], device=ahead.device)
+    if (ahead.max(-1).values - ahead.gather(-1, tokens)[:, 0]).max() > close * want.abs().max():
+        raise ValueError("prompts that are padded to the left do not go on as they do alone")
+    trained = [read(model, prompts, responses)[0] for _ in range(2)]
+    if max((x - hidden).abs().max() for x in trained) > close * hidden.abs().max():
+        raise ValueError("a pass in train mode is not what one in eval mode is")
+    trained[0].sum().backward()
+    model.zero_grad()
+
+
+# ---- The folder of a run -------------------------------------------------------------------------
+MAY_DIFFER = ("steps", "save_every", "eval_every", "resume", "overwrite", "out")  # on resuming
+
+
+def read_json(path):
+    """The JSON object in a file. InputError if there is none."""
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, RecursionError, TypeError) as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}") from None
+
+
+def digests(folder):
+    """{name: SHA-256} of the files in a checkpoint, but for its manifest."""
+    found = {}
+    for path in set(folder.iterdir()) - {folder / "manifest.json"}:
+        with open(path, "rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+@functools.cache  # a process may come back to its folder
+def lock(folder):
+    """Makes a run's folder and keeps other processes out of it while this one lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process is at work there") from None
+
+
+class Run:
+    """The folder of a run: config.json, metrics.jsonl (a flat object for each step and evaluation),
+    credit.jsonl, credit.html, checkpoint/ (a Hugging Face folder, with what it takes to go on). All
+    draws follow from seed and step: there is no generator's state to keep."""
+
+    def __init__(self, config):
+        self.config, self.out, self.states = config, Path(config.out), []
+        self.step, self.rows, self.buffer, self.credit = 0, [], {}, []
+        about, read = self.out / "config.json", (config.model, config.train_data, config.eval_data)
+        if RANK == 0 and self.out.exists():
+            lock(self.out)
+        if config.resume:
+            self.read_state()
+        elif about.exists() and not config.overwrite and read_json(about).get("steps"):
+            raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
+        elif any(self.out.resolve() in Path(str(path)).resolve().parents for path in read):
+            raise InputError(f"{self.out} holds what this run is to read: choose another --out")
+
+    def read_state(self):
+        """Reads the last checkpoint. InputError if it is not whole, or of other settings."""
+        folders = [self.out / name for name in ("checkpoint", "checkpoint.old")]
+        last = next((folder for folder in folders if folder.exists()), folders[0])
+        saved = read_json(last / "manifest.json")
+        found = digests(last)
+        if wrong := sorted(name for name in saved | found if saved.get(name) != found.get(name)):
+            raise InputError(f"cannot resume: {last / wrong[0]} is not what was saved")
+        parts = sorted(last.glob("state-*.pt"))  # one a rank
+        self.states = [torch.load(part, weights_only=True, mmap=True) for part in parts]
+        state = self.states[0]
+        for name, old in state["config"].items():
+            if (new := vars(self.config).get(name)) != old and name not in MAY_DIFFER:
+                raise InputError(f"cannot resume: --{name} was {old} and is {new}")
+        self.step, self.rows = state["step"], state["rows"]
+        for question, kept in state["buffer"].items():
+            kept = [Rollout(Problem(question), [], ids, text) for ids, text in kept]
+            self.buffer[question] = deque(kept, self.config.success_buffer)
+
+    def start(self, tokenizer, models, optimizer):
+        """Takes weights, moments and teacher from the checkpoint, and writes what the run is."""
+        self.tokenizer, self.models, self.optimizer = tokenizer, models, optimizer
+        for state in self.states:
+            optimizer.load(state["optimizer"])
+            if "teacher" in state:
+                models.teacher.load_state_dict(state["teacher"])
+        self.states = []
+        if RANK == 0:
+            lock(self.out)
+            for end in ("", ".new", ".old") if self.config.overwrite else ():
+                shutil.rmtree(self.out / f"checkpoint{end}", ignore_errors=True)
+            versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+            self.write("config.json", [asdict(self.config) | versions])
+            self.write("metrics.jsonl", self.rows)
+
+    def write(self, name, rows):
+        """Writes a file of the folder, a JSON text a line: whole, or not at all."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (self.out / f"{name}.new").write_text(text, encoding="utf-8")
+        (self.out / f"{name}.new").rename(self.out / name)
+
+    def save(self, step):
+        """Writes checkpoint/ beside the last one, its digests at the end; then takes its place."""
+        new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
+        buffer = {q: [[r.response, r.text] for r in kept] for q, kept in self.buffer.items()}
+        state = {"step": step, "rows": self.rows, "buffer": buffer, "config": asdict(self.config)}
+        owned, adamw = self.optimizer.master.items(), self.optimizer.adamw
+        state["optimizer"] = {i: (master, adamw.state[master]) for i, master in owned}
+        if self.config.teacher == "ema" and self.models.teacher:
+            state["teacher"] = self.models.teacher.state_dict()
+        try:
+            if RANK == 0:
+                shutil.rmtree(new, ignore_errors=True)
+                self.models.student.save_pretrained(new)
+                self.tokenizer.save_pretrained(new)
+            summed({})  # the ranks wait for each other
+            torch.save(state, new / f"state-{RANK}.pt")
+            summed({})
+            if RANK == 0:
+                (new / "manifest.json").write_text(json.dumps(digests(new)))
+                if last.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    last.rename(old)
+                new.rename(last)
+                shutil.rmtree(old, ignore_errors=True)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = f"cannot save: {first_line(error)}; the last checkpoint is intact"
+            raise InputError(reason) from None
+
+    def due(self, step, every):
+        """Is it time for what happens every so many steps, and at the end?"""
+        return step == self.config.steps or bool(every) and step % every == 0
+
+    def log(self, row, failed=()):
+        """Appends a flat row to metrics.jsonl (nan as null) and prints its main figures. With the
+        failed rollouts of an evaluation, writes their credit too."""
+        self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
+        shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")
+        figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or "/" in k]
+        say(f"step {row['step']:>4}  " + "  ".join(figures))
+        if row["step"] == 1 and row.get("reward") == 0:
+            say("every reward of the first step is 0: there is nothing to learn from yet")
+        if failed:
+            self.credit = credit_rows(self.models, self.tokenizer, failed, self.config)
+        if RANK == 0:
+            with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
+            self.write("credit.jsonl", self.credit)
+
+    def finish(self):
+        """Draws credit.html: data/page.html with rows and credit in it, or the bare data."""
+        about, template = vars(self.config), DATA / "page.html"
+        runs = [{"name": self.out.name, "label": about["method"], "rows": self.rows}]
+        data = {"title": f"{about['method']} on {about['model']}", "rollouts": self.credit}
+        text, page = json.dumps(data | {"runs": runs}), "<meta charset=utf-8><pre>__DATA__</pre>"
+        if template.exists():
+            page = template.read_text(encoding="utf-8")
+        else:
+            say(f"{template} is missing: credit.html is the bare data")
+        page = page.replace("__DATA__", text.replace("<", "\\u003c"))
+        (self.out / "credit.html").write_text(page, encoding="utf-8")
+        for r in self.credit[:1]:
+            path = "".join(r["tokens"][: r["tau"]]) + "><" + "".join(r["tokens"][r["tau"] :])
+            say(f"\n{r['question']}\n  failed  {path}\n  peer    {''.join(r['peer_tokens'])}")
+        say(f"\nthe credit, token by token: {self.out / 'credit.html'}")
+
+
+@torch.no_grad()
+def credit_rows(models, tokenizer, failed, config):
+    """What the page shows of failed rollouts: tokens, tau, credit under HSD's context and under the
+    answer alone, and teacher's and student's top-5 at tau."""
+    models = Models(models.student, models.teacher or models.student, None)
+    alone, rows = [replace(r) for r in failed], []
+    for r in alone:
+        condition_teacher(r, answer_alone, tokenizer, config)
+    set_credit(models, alone, config)
+
+    def words(ids):
+        return [tokenizer.decode([token], skip_special_tokens=True) for token in ids]
+
+    for r, other in zip(failed, alone):
+        tau, top5 = divergence(r.response, r.peer.response), {}
+        for name, prompt in (("teacher", r.teacher_prompt), ("student", r.prompt)):
+            hidden, head = read(getattr(models, name), [prompt + r.response[:tau]], [[0]])
+            p, tokens = project(hidden, head.T)[0].softmax(-1).topk(5)
+            top5[name] = list(zip(words(tokens.tolist()), p.tolist()))
+        row = {"question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward}
+        row |= {"tau": tau, "tokens": words(r.response), "peer_tokens": words(r.peer.response)}
+        row |= {"credit": r.credit.tolist(), "credit_answer_only": other.credit.tolist()}
+        rows.append(row | {"top5": top5})
+    return rows
+
 
 # ---- Command line --------------------------------------------------------------------------------
+STOP = []  # signals that have come: save after this step, and end
+MAY_BE_0 = ("steps", "beta", "temperature", "eval_every", "save_every", "success_buffer", "seed")
+
+
 def check(config):
     """Raises InputError, naming the field, where a value of Config makes no sense."""
-    for name, allowed in (("method", METHODS), ("teacher", ("live", "frozen", "ema")),
-                          ("peer_rule", PEER_RULES)):
-        if getattr(config, name) not in allowed:
-            raise InputError(f"--{name} {getattr(config, name)}: choose from {', '.join(allowed)}")
-    zero = "steps beta temperature eval_every save_every success_buffer seed show_credit".split()
-    for name, value in vars(config).items():
-        top = 1 if name == "top_p" else sys.float_info.max
-        if type(value) in (int, float) and not (0 < value <= top or value == 0 and name in zero):
-            raise InputError(f"--{name} {value}: out of range")
+    for f in fields(Config):
+        value, top = getattr(config, f.name), 1 if f.name == "top_p" else sys.float_info.max
+        right = value is f.default or isinstance(
+            value, str if f.default is None else type(f.default)
+        )
+        if type(value) in (int, float):
+            right = right and (0 < value <= top or value == 0 and f.name in MAY_BE_0)
+        if not right or value in ("", "None"):
+            raise InputError(f"--{f.name} {value}: out of range")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
 
+
+def settings(argv):
+    """The Config of a command line: the paper's values, or the lab's, or those of the run to go on
+    with, and over them the flags."""
+
+    def refuse(message):
+        raise InputError(message.removeprefix("argument "))
+
+    parser = HfArgumentParser(Config, description=Config.__doc__, allow_abbrev=False)
+    parser.error = refuse
+    # argparse takes -1e-4 for a flag; joined to the flag before it, it is a number to refuse
+    argv = re.sub(r"\0(?=-[\d.])", "=", "\0".join(argv)).split("\0") if argv else []
+    if "--lab" in argv or not any(re.match("--model(=|$)", flag) for flag in argv):
+        parser.set_defaults(**LAB)
+    (config,) = parser.parse_args_into_dataclasses(argv)
+    if config.resume:
+        saved = read_json(Path(config.out) / "config.json")
+        if gone := saved.keys() - vars(config).keys() - {"torch", "transformers"}:
+            raise InputError(f"{config.out}/config.json: there is no field {', '.join(gone)}")
+        parser.set_defaults(
+            **{k: saved[k] for k in saved if k in vars(config)} | {"overwrite": False}
+        )
+        (config,) = parser.parse_args_into_dataclasses(argv)
+    return config
+
+
 def main(argv=None):
-    """The command line. Bad input: one line on stderr, exit code 2."""
-    style = argparse.HelpFormatter
-    parser = HfArgumentParser(Config, description=Config.__doc__, formatter_class=style)
-    config, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    """The command line. Bad input: one line on stderr, exit code 2. A signal: 128 + its number."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")  # of libraries: a user can do nothing about them
     STOP.clear()
 
-    def stop(*_):
-        if STOP.is_set():
+    def stop(number, _):
+        STOP.append(number)
+        if len(STOP) > 1:
             raise KeyboardInterrupt
-        STOP.set()
         say("saving after this step; once more to stop at once")
-    for number in (signal.SIGINT, signal.SIGTERM):
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    complaint = ""
     try:
-        if unknown:
-            raise InputError(f"unknown: {' '.join(unknown)}")
+        config = settings(sys.argv[1:] if argv is None else argv)
         check(config)
         train(config)
     except (InputError, OSError) as error:
-        print(f"hsd.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        complaint = error
+    except torch.OutOfMemoryError:
+        sampling = NOW["phase"] in ("rollouts", "evaluation", "self-teacher")
+        lower = "--rollout_tokens" if sampling else "--micro_batch_tokens or --chunk_tokens"
+        complaint = f"out of GPU memory, phase: {NOW['phase']}; lower {lower} or --max_new_tokens"
+    except KeyboardInterrupt:
+        complaint = "stopped at once; the last checkpoint is intact"
+    if complaint:
+        print(f"hsd.py: {complaint}", file=sys.stderr)
+    if STOP or complaint:
+        raise SystemExit(128 + STOP[0] if STOP else 2)
+
 
 if __name__ == "__main__":
     main()

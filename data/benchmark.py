@@ -3,26 +3,29 @@
     python data/benchmark.py                          all parts, sized for this machine
     python data/benchmark.py --only loss,update       some of: loss update rollouts verify step
 
-loss      the fused KL(teacher || student) against the dense one and, on CUDA where it is installed,
-          liger-kernel's fused linear JSD: peak memory above the inputs, seconds, gradient error
-          against float64, at V = 151,936
+loss      kl_teacher_student against the dense way and, on CUDA where it is installed, liger-kernel's
+          fused linear JSD; the four products with the head alone are the limit of the former.
+          Memory above the inputs once everything is compiled, seconds, and the error of the
+          gradient against float64, at V = 151,936
 update    one optimizer step of grpo, opsd and hsd on the same rollouts
-rollouts  generated tokens per second of generate and, on CUDA, of continuous batching
+rollouts  generated tokens per second
 verify    answers and programs per second
-step      the whole step of hsd.py: rollouts, verification, peers, update, optimizer; the rewards
-          are drawn, since a model with random weights solves nothing
+step      the whole step of hsd.py: rollouts, verification, peers, update, optimizer. A model with
+          random weights solves nothing: the rewards are drawn
 
 On CUDA the model has Qwen3-8B's shape and random weights; on a CPU a small one stands for it.
 --model names another, with weights or only a config.json.
 """
 
 import argparse
+import copy
 import json
 import multiprocessing
+import os
 import random
-import resource
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -31,46 +34,48 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3C
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import hsd  # noqa: E402
+import hsd
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-QWEN3_8B = dict(
-    vocab_size=151_936,
-    hidden_size=4096,
-    intermediate_size=12_288,
-    num_hidden_layers=36,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=40_960,
-    tie_word_embeddings=False,
-)
-STAND_IN = dict(
-    vocab_size=8192,
-    hidden_size=256,
-    intermediate_size=768,
-    num_hidden_layers=6,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    head_dim=32,
-    max_position_embeddings=8192,
-    tie_word_embeddings=False,
-)
+DTYPE = torch.bfloat16 if CUDA else torch.float32
+QWEN3_8B = {
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": False,
+}
+STAND_IN = QWEN3_8B | {
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+}
 
 
 def clock(function, repeats=3):
-    """The median of some timed calls, in seconds, after one that is not counted."""
+    """The times of some calls, in seconds, sorted, after one call that is not counted."""
     times = []
     for _ in range(repeats + 1):
-        if CUDA:
-            torch.cuda.synchronize()
         start = time.perf_counter()
         function()
         if CUDA:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return sorted(times[1:])[repeats // 2]
+    return sorted(times[1:])
+
+
+def spread(times):
+    """The median of sorted times, and the lowest and the highest."""
+    return f"{times[len(times) // 2]:.2f} ({times[0]:.2f} to {times[-1]:.2f})"
 
 
 def table(title, columns, rows):
@@ -81,18 +86,33 @@ def table(title, columns, rows):
     sys.stdout.flush()
 
 
+def extra_memory(function):
+    """The most that a call holds above what was held before it, in GB."""
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 1e9
+
+    def kilobytes(field):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+    before = kilobytes("VmRSS:")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    function()
+    return (kilobytes("VmHWM:") - before) * 1024 / 1e9
+
+
 # ---- loss ----------------------------------------------------------------------------------------
-
-
 def loss_inputs(T, H, V):
     """Hidden states [T,H] of student and teacher, a little apart, as they are for most tokens, and
     a head [V,H], in the dtype that a run uses."""
     g = torch.Generator().manual_seed(0)
-    dtype = torch.bfloat16 if CUDA else torch.float32
     student = torch.randn(T, H, generator=g)
     teacher = student + 0.2 * torch.randn(T, H, generator=g)
     head = 2 * torch.randn(V, H, generator=g) / H**0.5
-    return [x.to(DEVICE, dtype) for x in (student, teacher, head)]
+    return [x.to(DEVICE, DTYPE) for x in (student, teacher, head)]
 
 
 def dense_loss(student, teacher, head):
@@ -103,13 +123,16 @@ def dense_loss(student, teacher, head):
     return (teacher.exp() * (teacher - student)).sum(-1).mean()
 
 
-def fused_loss(terms):
-    def loss(student, teacher, head):
-        tokens = torch.zeros(len(student), dtype=torch.long, device=student.device)
-        sides = student, head, teacher, head, None, None
-        return hsd.ChunkedHead.apply(tokens, 256, terms, *sides)[0].mean()
-
-    return loss
+def products_alone(student, teacher, head, C=256):
+    """The four products with the head that kl_teacher_student makes, and nothing else."""
+    head_gradient = torch.zeros_like(head, dtype=torch.float32)
+    logits = [None, None]
+    for start in range(0, len(student), C):
+        rows = slice(start, start + C)
+        for i, side in enumerate((student, teacher)):
+            logits[i] = hsd.project(side[rows], head.T, logits[i])
+        hsd.project(logits[0], head)
+        hsd.project(logits[1].T, student[rows], head_gradient, keep=1)
 
 
 def liger_loss():
@@ -119,12 +142,20 @@ def liger_loss():
     return lambda student, teacher, head: jsd(student, head, teacher, head, None)
 
 
+def our_loss(chunk_tokens):
+    def loss(student, teacher, head):
+        return hsd.kl_teacher_student(student, teacher, head, None, chunk_tokens)[0]
+
+    return loss
+
+
 LOSSES = {
     "dense": lambda: dense_loss,
-    "dense, float32 logits": lambda: lambda *xs: dense_loss(*[x.float() for x in xs]),
-    "fused, not compiled": lambda: fused_loss(hsd.token_terms),
-    "fused": lambda: fused_loss(torch.compile(hsd.token_terms)),
+    "dense, float32 logits": lambda: lambda *inputs: dense_loss(*[x.float() for x in inputs]),
+    "kl_teacher_student, chunks of 256": lambda: our_loss(256),
+    "kl_teacher_student, chunks of 64": lambda: our_loss(64),
     "liger-kernel": liger_loss,
+    "the four products alone": None,
 }
 
 
@@ -137,267 +168,195 @@ def exact_gradient(student, teacher, head):
     return torch.cat(rows) / len(student)
 
 
-def peak_memory():
-    if CUDA:
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measure_loss(name, sizes, queue):
-    """In a process of its own, whose peak memory is that of one way to compute the loss."""
+def measure_loss(name, sizes, repeats, queue):
+    """In a process of its own, whose memory is that of one way to compute the loss."""
+    student, teacher, head = loss_inputs(*sizes)
+    if LOSSES[name] is None:
+        times = clock(lambda: products_alone(student, teacher, head), repeats)
+        return queue.put([name, "", spread(times), ""])
     try:
         loss = LOSSES[name]()
     except ImportError as error:
-        return queue.put(f"not installed: {error.name}")
-    student, teacher, head = loss_inputs(*sizes)
+        return queue.put([name, "", f"not installed: {error.name}", ""])
 
-    def run(n=None):
-        leaves = student[:n].clone().requires_grad_(), head.clone().requires_grad_()
-        loss(leaves[0], teacher[:n], leaves[1]).backward()
+    def run():
+        leaves = student.clone().requires_grad_(), head.clone().requires_grad_()
+        loss(leaves[0], teacher, leaves[1]).backward()
         return leaves[0].grad
 
-    run(8)  # compiles
-    before = peak_memory()
-    gradient = run()
-    extra = peak_memory() - before
-    seconds = clock(run)
-    exact = exact_gradient(student, teacher, head)
-    error = (gradient.double() - exact).norm() / exact.norm()
-    queue.put((extra / 1e9, seconds, error.item()))
+    gradient, exact = run(), exact_gradient(student, teacher, head)  # and compiles
+    error = ((gradient.double() - exact).norm() / exact.norm()).item()
+    memory = extra_memory(run) - student.nbytes / 1e9 - head.nbytes / 1e9
+    queue.put([name, f"{memory:.2f}", spread(clock(run, repeats)), f"{error:.1e}"])
 
 
 def part_loss(args):
     """The loss, by several ways."""
-    T, H, V = (4096, 4096, 151_936) if CUDA else (512, 256, 151_936)
+    sizes = (4096, 4096, 151_936) if CUDA else (1024, 256, 151_936)
     context, rows = multiprocessing.get_context("spawn"), []
     for name in LOSSES:
-        if name == "liger-kernel" and not CUDA:
-            continue
-        queue = context.Queue()
-        process = context.Process(target=measure_loss, args=(name, (T, H, V), queue))
-        process.start()
-        process.join()
-        result = queue.get() if not process.exitcode else "failed (out of memory?)"
-        if isinstance(result, str):
-            rows.append([name, result, "", ""])
-        else:
-            rows.append([name, f"{result[0]:.2f}", f"{result[1]:.3f}", f"{result[2]:.1e}"])
-    columns = ["loss and gradient", "GB above the inputs", "seconds", "gradient error"]
-    dtype = "bfloat16" if CUDA else "float32"
-    table(f"Loss: T = {T}, H = {H}, V = {V:,}, {dtype}", columns, rows)
+        if CUDA or name not in ("dense, float32 logits", "liger-kernel"):
+            queue = context.Queue()
+            process = context.Process(target=measure_loss, args=(name, sizes, args.repeats, queue))
+            process.start()
+            process.join()
+            failed = [name, "", "failed (out of memory?)", ""]
+            rows.append(failed if process.exitcode else queue.get())
+    T, H, V = sizes
+    columns = ["loss and its gradient", "GB above the inputs", "seconds", "gradient's error"]
+    table(f"Loss: T = {T}, H = {H}, V = {V:,}, {str(DTYPE)[6:]}", columns, rows)
 
 
 # ---- a model and rollouts ------------------------------------------------------------------------
-
-
 def random_model(args):
-    """The model of --model, or one of Qwen3-8B's shape (on CUDA) or a small one, with random
-    weights, and a tokenizer that splits text into anything at all."""
+    """The model of --model, or one of Qwen3-8B's shape (on CUDA) or a small one with random
+    weights."""
     if args.model and list(Path(args.model).glob("*.safetensors")):
-        model = AutoModelForCausalLM.from_pretrained(args.model)
-    else:
-        shape = QWEN3_8B if CUDA else STAND_IN
-        config = AutoConfig.from_pretrained(args.model) if args.model else Qwen3Config(**shape)
-        torch.manual_seed(0)
-        with torch.device(DEVICE):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.bfloat16 if CUDA else torch.float32
-            )
-    return model.to(DEVICE)
+        return AutoModelForCausalLM.from_pretrained(args.model, dtype=DTYPE).to(DEVICE)
+    shape = QWEN3_8B if CUDA else STAND_IN
+    config = AutoConfig.from_pretrained(args.model) if args.model else Qwen3Config(**shape)
+    torch.manual_seed(0)
+    with torch.device(DEVICE):
+        return AutoModelForCausalLM.from_config(config, dtype=DTYPE)
 
 
-def make_models(args, config, student):
-    """hsd.Models around a student: the live teacher, pi_0 a copy."""
-    import copy
+def configured(args, method, **more):
+    """A Config for a method, with the arguments' sizes."""
+    return hsd.Config(
+        method=method,
+        compile=args.compile,
+        micro_batch_tokens=args.micro_batch_tokens,
+        rollout_tokens=10**9,
+        beta=args.beta,
+        max_new_tokens=args.tokens,
+        group_size=args.group,
+        **more,
+    )
 
-    if config.gradient_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})
+
+def models_around(student, config):
+    """hsd.Models: the live teacher, where the method has one, and pi_0, a copy."""
+    student.gradient_checkpointing_enable({"use_reentrant": False})
     reference = copy.deepcopy(student).requires_grad_(False) if config.beta else None
-    return hsd.Models(student, student, reference, hsd.compiled_terms(config, DEVICE))
+    taught = hsd.METHODS[config.method].context is not None
+    return hsd.Models(student, student if taught else None, reference)
 
 
-def make_rollouts(args, V, peers):
-    """Groups of G rollouts of random tokens, half of them successes. `peers`: "own" gives each its
-    own peer, "group" draws it among the successes of the group; |c| is about 1.2 |o|."""
-    rng = random.Random(0)
+def made_up_rollouts(args, V, method):
+    """Groups of rollouts of random tokens, half of them successes; |c| is about 1.2 |o|."""
+    rng, rollouts = random.Random(0), []
 
     def ids(n):
         return [rng.randrange(10, V) for _ in range(n)]
 
-    groups = []
     for q in range(args.questions):
         question, problem = ids(args.tokens // 8), hsd.Problem(f"question {q}", "1")
-        group = [
-            hsd.Rollout(
-                problem, question, ids(rng.randint(args.tokens // 2, args.tokens)), "", False
-            )
-            for _ in range(args.group)
-        ]
-        contexts = [ids(int(1.2 * 0.75 * args.tokens)) for _ in group]
-        for i, r in enumerate(group):
-            r.reward = float(i % 2)
-            r.advantage = 2 * r.reward - 1
-            peer = (
-                i if peers == "own" else rng.choice([j for j in range(1, len(group), 2) if j != i])
-            )
-            r.teacher_prompt = {"answer": question + ids(16)}.get(peers, question + contexts[peer])
-            r.context = {"peer": "x"}
-        groups.append(group)
-    return [r for group in groups for r in group]
+        for i in range(args.group):
+            r = hsd.Rollout(problem, question, ids(rng.randint(args.tokens // 2, args.tokens)))
+            r.reward, r.advantage, r.context = float(i % 2), 2.0 * (i % 2) - 1, {"answer": "1"}
+            context = {"opsd": 16, "hsd": int(0.9 * args.tokens)}.get(method, 0)
+            r.teacher_prompt = question + ids(context)
+            rollouts.append(r)
+    return rollouts
 
 
-def update_flops(model, rollouts, method, config):
-    """Floating-point operations that an update must do: 2 per weight and token read forward, twice
-    that backward, once more where activations are recomputed. Attention is left out."""
-    N = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
-    student = sum(len(r.prompt) + len(r.response) for r in rollouts)
-    prefixes = {tuple(r.teacher_prompt) for r in rollouts}
-    teacher = sum(map(len, prefixes)) + sum(len(r.response) for r in rollouts)
-    passes = 3 + bool(config.gradient_checkpointing) + bool(config.beta)
-    return 2 * N * (passes * student + bool(method.context) * teacher)
+def update(models, optimizer, rollouts, config):
+    """What hsd.train_step does with its rollouts."""
+    hsd.set_weights(rollouts, hsd.METHODS[config.method].mean_over, config)
+    for batch in hsd.micro_batches(rollouts, config.micro_batch_tokens):
+        hsd.batch_loss(models, batch, 0, config)[0].backward()
+    optimizer.step()
 
 
 def part_update(args):
     """Optimizer steps of three methods on the same rollouts."""
-    student = random_model(args)
-    V, rows, first, optimizer = student.config.vocab_size, [], None, None
-    for method, peers in (("grpo", "own"), ("opsd", "answer"), ("hsd", "own"), ("hsd", "group")):
-        config = hsd.Config(
-            method=method,
-            compile=args.compile,
-            gradient_checkpointing=True,
-            micro_batch_tokens=args.micro_batch_tokens,
-            beta=args.beta,
-        )
-        models = make_models(args, config, student)
-        models = models if hsd.METHODS[method].context else models._replace(teacher=None)
-        optimizer = optimizer or hsd.MasterAdamW(student, config)
-        rollouts = make_rollouts(args, V, peers)
-        read = sum(len(r.prompt) + len(r.response) for r in rollouts)
-        seconds = clock(lambda: hsd.update(models, optimizer, rollouts, 0, config), args.repeats)
-        first = first or seconds
-        flops = update_flops(student, rollouts, hsd.METHODS[method], config) / seconds
-        note = {"hsd own": ", a peer each", "hsd group": ", peers of the group"}
-        rows.append(
-            [
-                method + note.get(f"{method} {peers}", ""),
-                f"{seconds:.2f}",
-                f"{seconds / first:.2f}",
-                f"{read / seconds:,.0f}",
-                f"{flops / 1e12:.2f}",
-            ]
-        )
-    columns = ["update", "seconds", "of grpo's", "tokens/s", "TFLOP/s"]
+    student, rows, first = random_model(args), [], None
+    optimizer = hsd.MasterAdamW(student, configured(args, "hsd"))
+    for method in ("grpo", "opsd", "hsd"):
+        config = configured(args, method)
+        models = models_around(student, config)
+        rollouts = made_up_rollouts(args, student.config.vocab_size, method)
+        inputs = models, optimizer, rollouts, config
+        times = clock(lambda inputs=inputs: update(*inputs), args.repeats)
+        median = times[len(times) // 2]
+        first = first or median
+        tokens = sum(len(r.prompt) + len(r.response) for r in rollouts)
+        rows.append([method, spread(times), f"{median / first:.2f}", f"{tokens / median:,.0f}"])
     size = f"{args.questions} x {args.group} rollouts of {args.tokens // 2} to {args.tokens} tokens"
+    columns = ["update", "seconds", "of grpo's", "student's tokens/s"]
     table(f"Update: {size}, beta = {args.beta}", columns, rows)
 
 
 def part_rollouts(args):
-    """Tokens per second of the ways to sample."""
-    model, rows = random_model(args), []
-    rng, V = random.Random(0), model.config.vocab_size
-    prompts = [
-        [rng.randrange(10, V) for _ in range(rng.randint(60, 200))] for _ in range(args.questions)
-    ]
+    """Tokens per second of generate()."""
+    model, rng = random_model(args), random.Random(0)
+    V, config = model.config.vocab_size, configured(args, "hsd")
+    prompts = [[rng.randrange(10, V) for _ in range(100)] for _ in range(args.questions)]
     prompts = [prompt for prompt in prompts for _ in range(args.group)]
-    settings = hsd.sampling_settings(
-        hsd.Config(max_new_tokens=args.tokens, rollout_batch=len(prompts)), [V - 1]
-    )
-    for name in ("generate", "generate_batch"):
-        if name == "generate_batch" and not (CUDA or args.batching):
-            rows.append([name, "", "CPU: see --batching"])
-            continue
-        start = time.perf_counter()
-        more = (0, len(prompts)) if name == "generate_batch" else ()
-        responses = getattr(hsd, name)(model.eval(), prompts, settings, *more)
-        seconds = time.perf_counter() - start
-        tokens = sum(len(hsd.cut_at_stop(ids, [V - 1])) for ids in responses)
-        rows.append([name, f"{tokens:,}", f"{tokens / seconds:,.0f}"])
-    table(f"Rollouts: {len(prompts)} of {args.tokens} tokens", ["by", "tokens", "tokens/s"], rows)
+    start = time.perf_counter()
+    tokens = sum(map(len, hsd.generate(model, prompts, [V - 1], config)))
+    rate = tokens / (time.perf_counter() - start)
+    rows = [[len(prompts), f"{tokens:,}", f"{rate:,.0f}"]]
+    table("Rollouts", ["at a time", "tokens", "tokens/s"], rows)
 
 
 def part_verify(args):
     """Answers and programs per second, by as many threads as hsd.py uses."""
-    from concurrent.futures import ThreadPoolExecutor
-    import os
-
     rng, rows = random.Random(0), []
-    answers = [p.answer for p in hsd.load_problems(HERE / "math.jsonl")]
+    answers = [p.answer for p in hsd.load_problems(str(HERE / "math.jsonl"))]
     pairs = [(rng.choice(answers), rng.choice(answers)) for _ in range(1024)]
-    programs = [
-        ("def f(x):\n    return x + 1\n", [f"assert f({i}) == {i + 1}"]) for i in range(100)
-    ]
+    program, tests = "def f(x):\n    return x + 1\n", ["assert f(1) == 2"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, function, work in (
-            ("answers, first (starts the processes)", hsd.math_equal, pairs),
+            ("answers, from cold", hsd.math_equal, pairs),
             ("answers", hsd.math_equal, pairs[::-1]),
-            ("programs of one test", hsd.run_tests, programs),
+            ("programs of one test", hsd.run_tests, [(program, tests)] * 100),
         ):
             start = time.perf_counter()
-            right = sum(pool.map(lambda arguments: function(*arguments), work))
+            right = sum(pool.map(function, *zip(*work)))
             seconds = time.perf_counter() - start
             rows.append([name, len(work), right, f"{seconds:.2f}", f"{len(work) / seconds:,.0f}"])
     table("Verification", ["of", "how many", "right", "seconds", "per second"], rows)
 
 
 def part_step(args):
-    """The whole step of hsd.py at full size, with drawn rewards."""
+    """The whole step of hsd.py, with drawn rewards."""
     tokenizer, rows = AutoTokenizer.from_pretrained(HERE / "tiny-qwen3"), []
     # of any token a letter, which is one token again: a peer's text is as long as the peer
     tokenizer.decode = lambda ids, **_: "".join(chr(97 + i % 26) for i in ids)
     problems = [hsd.Problem(f"{q:02d}+1=?", "1") for q in range(args.questions)]
-    student, optimizer = random_model(args), None
-    for method, compiled in (("grpo", True), ("opsd", True), ("hsd", True), ("hsd", False)):
-        config = hsd.Config(
-            method=method,
-            compile=compiled,
-            beta=args.beta,
-            max_new_tokens=args.tokens,
-            group_size=args.group,
-            questions_per_step=args.questions,
-            gradient_checkpointing=True,
-            micro_batch_tokens=args.micro_batch_tokens,
-            model="",
-        )
-        models = make_models(args, config, student)
-        models = models if hsd.METHODS[method].context else models._replace(teacher=None)
-        optimizer = optimizer or hsd.MasterAdamW(student, config)
-        if CUDA:
-            torch.cuda.reset_peak_memory_stats()
+    student, rng = random_model(args), random.Random(0)
+    optimizer = hsd.MasterAdamW(student, configured(args, "hsd"))
+    hsd.verify = lambda problem, text: rng.random() < 0.5
+    for method in ("grpo", "opsd", "hsd"):
+        config = configured(args, method)
+        models, row = models_around(student, config), {}
+
+        def step(models=models, config=config, row=row):
+            inputs = (models, optimizer, tokenizer, problems, {}, 0, config)
+            row.update(hsd.train_step(*inputs))
+
         start = time.perf_counter()
-        groups = hsd.sample_groups(student, tokenizer, problems, config, "0")
-        sampled, rng = time.perf_counter(), random.Random(0)
-        for r in (r for group in groups for r in group):
-            r.reward = float(rng.random() < 0.5)
-        hsd.learn(models, optimizer, groups, {}, tokenizer, 0, config)
-        if CUDA:
-            torch.cuda.synchronize()
-        ended = time.perf_counter()
-        rollouts = [r for group in groups for r in group]
-        tokens = sum(len(r.response) for r in rollouts)
-        flops = update_flops(student, rollouts, hsd.METHODS[method], config)
-        rows.append(
-            [
-                method + ("" if compiled else ", not compiled"),
-                f"{sampled - start:.1f}",
-                f"{tokens / (sampled - start):,.0f}",
-                f"{ended - sampled:.1f}",
-                f"{flops / (ended - sampled) / 1e12:.3g}",
-                f"{peak_memory() / 1e9:.1f}",
-            ]
-        )
-        del models
-        torch.cuda.empty_cache()
-    columns = ["step", "rollout s", "tokens/s", "update s", "TFLOP/s", "peak GB"]
+        memory = extra_memory(step)
+        seconds = time.perf_counter() - start
+        tokens = row["response_tokens"] * args.questions * args.group
+        rows.append([method, f"{seconds:.1f}", f"{tokens:,.0f}", f"{memory:.1f}"])
     size = f"{args.questions} x {args.group} rollouts, {args.tokens} new tokens"
-    table(f"Whole step: {size}; update includes AdamW on the host", columns, rows)
+    columns = ["step", "seconds", "response tokens", "GB above the models"]
+    table(f"Whole step: {size}", columns, rows)
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ("loss", "update", "rollouts", "verify", "step")
+    parts = {
+        "loss": part_loss,
+        "update": part_update,
+        "rollouts": part_rollouts,
+        "verify": part_verify,
+        "step": part_step,
+    }
     parser.add_argument("--only", default=",".join(parts), help="parts, comma-separated")
     parser.add_argument("--model", help="a folder or hub name; a config without weights will do")
     parser.add_argument("--questions", type=int, default=4)
@@ -405,14 +364,15 @@ def main():
     parser.add_argument("--tokens", type=int, default=4096 if CUDA else 384, help="per response")
     parser.add_argument("--micro_batch_tokens", type=int, default=8192)
     parser.add_argument("--beta", type=float, default=0.001)
-    parser.add_argument("--repeats", type=int, default=1 if CUDA else 3)
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each row")
     parser.add_argument("--compile", type=json.loads, default=True, help="true or false")
-    parser.add_argument("--batching", action="store_true", help="generate_batch on a CPU too")
     args = parser.parse_args()
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}; torch {torch.__version__}, transformers {transformers.__version__}")
     for part in args.only.split(","):
-        globals()[f"part_{part}"](args)
+        if part not in parts:
+            parser.error(f"--only {part}: choose from {', '.join(parts)}")
+        parts[part](args)
 
 
 if __name__ == "__main__":

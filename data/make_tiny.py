@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import hsd  # noqa: E402  (the prompts must be the very ones that hsd.py writes)
+import hsd  # the prompts must be the very ones that hsd.py writes
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -68,7 +68,7 @@ def make_tokenizer():
         "user\n",
         "assistant\n",
     ]
-    for text in [*hsd.CONTEXTS.values(), hsd.FEEDBACK]:
+    for text in hsd.CONTEXTS.values():
         phrases += text.split("{}")
     core.add_tokens([AddedToken(p, normalized=False) for p in dict.fromkeys(phrases)])
     return PreTrainedTokenizerFast(
@@ -121,15 +121,13 @@ def make_problem(rng):
 def write_text(rng):
     """One pretraining text: what the user says, response pieces, is a correct path in sight?"""
     problem, (start, ops) = make_problem(rng)
-    moods = {"none": 32, "answer": 10, "answer+peer": 40, "peer": 7, "solution": 7, "feedback": 4}
+    moods = {"none": 34, "answer": 10, "answer+peer": 42, "peer": 7, "solution": 7}
     mood = rng.choices(list(moods), list(moods.values()))[0]
     guided = "peer" in mood or "solution" in mood
     misconception, slip = (0.3, 0.06) if guided else (0.55, 0.02)
     blocks = {"answer": problem["answer"]} if "answer" in mood else {}
     if guided:
         blocks["peer" if "peer" in mood else "solution"] = problem["solution"]
-    if mood == "feedback":
-        blocks["feedback"] = hsd.FEEDBACK.format(f"{rng.randrange(100):02d}")
     return (
         hsd.request(hsd.Problem(problem["question"]), blocks),
         write_solution(start, ops, rng, misconception, slip),

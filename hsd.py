@@ -36,6 +36,7 @@ import zlib
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,6 +228,7 @@ METHODS = {
 
 # ---- Config (section 5) --------------------------------------------------------------------------
 def option(default, text, **more):
+    """A field of Config, with its help."""
     return field(default=default, metadata={"help": f"{text} [{default}]", **more})
 
 
@@ -265,7 +267,9 @@ class Config:
     chunk_tokens: int = option(256, "tokens whose logits are in memory at once (ours)")
     compile: bool = option(True, "torch.compile the loss")
     gradient_checkpointing: bool = option(True, "recompute activations in backward")
-    offload_optimizer: str = option("auto", "AdamW in host memory: auto, true or false (ours)")
+    offload_optimizer: str = option(
+        "auto", "AdamW on the host (ours)", choices=("auto", "true", "false")
+    )
     seed: int = option(0, "of the questions' order, the rollouts and the peers")
     eval_every: int = option(100, "steps between evaluations; 0: before and after only (ours)")
     eval_questions: int = option(500, "held-out questions of an evaluation (ours)")
@@ -698,10 +702,16 @@ def child(script, *arguments, stderr=subprocess.DEVNULL, **options):
 
 
 def math_equal(candidate, answer):
-    """Are two final answers, plain or LaTeX, equivalent? Equal texts are; for the rest
-    data/answers.py asks SymPy, in a process that the kernel ends after 5 s."""
+    """Are two final answers, plain or LaTeX, equivalent? Equal texts are, and equal numbers; for the
+    rest data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Where this file
+    was copied without it, no others are."""
+    number = r"\s*[-+]?\d{1,99}(\.\d{1,99}|/[1-9]\d{0,99})?\s*"
     if candidate.split() == answer.split():
         return True
+    if re.fullmatch(number, candidate) and re.fullmatch(number, answer):
+        return Fraction(candidate) == Fraction(answer)
+    if not (DATA / "answers.py").exists():
+        return False
     worker = IDLE.pop() if IDLE else None
     if worker is None or worker.poll() is not None:
         worker = child("answers.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -790,7 +800,8 @@ def load_problems(path):
                 problems.append(parse_problem(json.loads(text)))
     # ValueError: of JSON, of UTF-8, of a number too long, or ours
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise InputError(f"{path}:{number}: {first_line(error)}") from None
+        where = f"{path}:{number}" if number else path
+        raise InputError(f"{where}: {first_line(error)}") from None
     if not problems:
         raise InputError(f"{path} holds no problem")
     return problems
@@ -804,6 +815,8 @@ def load_data(config):
     held_out = load_problems(config.eval_data)[: config.eval_questions]
     if any(p.tests for p in problems + held_out):  # InputError where nothing confines programs
         run_tests("", [{"input": "", "output": ""}])
+    elif not (DATA / "answers.py").exists():
+        say(f"without {DATA / 'answers.py'}, answers can match as texts or plain numbers only")
     context, asked = METHODS[config.method].context, len(problems)
     lacking = sum(context is not None and not context(Rollout(p, [], [])) for p in problems)
     if lacking and context is solution_alone:
@@ -1008,9 +1021,12 @@ def load_models(config):
     cuda, path, context = torch.cuda.is_available(), config.model, METHODS[config.method].context
     if RANKS > 1 and not dist.is_initialized():  # torchrun started us
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else "cpu"
-    if not Path(path).exists() and (path.count("/") != 1 or Path(path).parent.exists()):
-        raise InputError(f"there is no folder {path}, and no hub's owner/name is like it")
+    device = "cuda" if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    local = path.count("/") > 1 or "/" in path and Path(path).parent.exists()
+    if local and not Path(path).exists():  # else a hub would be asked for runs/hsd
+        raise InputError(f"there is no folder {path}")
 
     def load(trained=False):
         dtype = torch.bfloat16 if cuda else torch.float32
@@ -1223,13 +1239,17 @@ class Run:
         if RANK == 0:
             with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(self.rows[-1]) + "\n")
+        if failed and RANK == 0:
             self.write("credit.jsonl", self.credit)
 
     def finish(self):
         """Draws credit.html: data/page.html with rows and credit in it, or the bare data."""
         about, template = vars(self.config), DATA / "page.html"
         runs = [{"name": self.out.name, "label": about["method"], "rows": self.rows}]
-        data = {"title": f"{about['method']} on {about['model']}", "rollouts": self.credit}
+        data = {
+            "title": f"{about['method']} on {Path(about['model']).name}",
+            "rollouts": self.credit,
+        }
         text, page = json.dumps(data | {"runs": runs}), "<meta charset=utf-8><pre>__DATA__</pre>"
         if template.exists():
             page = template.read_text(encoding="utf-8")
@@ -1277,13 +1297,14 @@ MAY_BE_0 = ("steps", "beta", "temperature", "eval_every", "save_every", "success
 def check(config):
     """Raises InputError, naming the field, where a value of Config makes no sense."""
     for f in fields(Config):
-        value, top = getattr(config, f.name), 1 if f.name == "top_p" else sys.float_info.max
-        right = value is f.default or isinstance(
-            value, str if f.default is None else type(f.default)
-        )
-        if type(value) in (int, float):
-            right = right and (0 < value <= top or value == 0 and f.name in MAY_BE_0)
-        if not right or value in ("", "None"):
+        value, kind = getattr(config, f.name), str if f.default is None else type(f.default)
+        right = isinstance(value, kind) and value in f.metadata.get("choices", [value])
+        if kind is str:
+            right = value is f.default or right and value not in ("", "None")
+        elif kind is not bool:
+            top, zero = 1 if f.name == "top_p" else sys.float_info.max, f.name in MAY_BE_0
+            right = right and 0 <= value <= top and (value > 0 or zero)
+        if not right:
             raise InputError(f"--{f.name} {value}: out of range")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
@@ -1305,11 +1326,10 @@ def settings(argv):
     (config,) = parser.parse_args_into_dataclasses(argv)
     if config.resume:
         saved = read_json(Path(config.out) / "config.json")
-        if gone := saved.keys() - vars(config).keys() - {"torch", "transformers"}:
+        saved = {k: saved[k] for k in saved if k not in ("torch", "transformers", "overwrite")}
+        if gone := saved.keys() - vars(config).keys():
             raise InputError(f"{config.out}/config.json: there is no field {', '.join(gone)}")
-        parser.set_defaults(
-            **{k: saved[k] for k in saved if k in vars(config)} | {"overwrite": False}
-        )
+        parser.set_defaults(**saved)
         (config,) = parser.parse_args_into_dataclasses(argv)
     return config
 

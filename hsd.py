@@ -381,8 +381,8 @@ def batch_loss(models, rollouts, step, config):
 
 # ---- The algorithm -------------------------------------------------------------------------------
 def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
-    """One step, in the order of the paper: groups, verdicts, peers, teacher, updates. `buffer` keeps
-    past successes by question. Returns what to log."""
+    """One step, in the order of the paper: groups, verdicts, peers, teacher, updates. `buffer`
+    keeps past successes by question. Returns what to log."""
     method, rng = METHODS[config.method], random.Random(f"{config.seed} peers {step}")
     seed = f"{config.seed} {step}"
     groups = sample_groups(models.student, tokenizer, problems, config.group_size, config, seed)
@@ -416,7 +416,7 @@ def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
 
 
 def train(config):
-    """Runs the method as `config` says: data, step, log, evaluate, save. Returns the logged rows."""
+    """Runs the method as `config` says: data, step, log, evaluate, save. Returns what it logged."""
     run = Run(config)
     train_problems, eval_problems = load_data(config)
     tokenizer, models = load_models(config)
@@ -464,9 +464,9 @@ def set_weights(rollouts, mean_over, config):
 
 
 def policy_gradient(rollouts, sides, tokens, weight, advantage, step, config):
-    """The derivative in log pi(o_t), [T], of the weighted policy loss, and that loss, a number. With
-    one update per batch pi is what it was, and the log-ratio 0; otherwise, and for RLSD's credit,
-    the terms come from a first pass over the heads."""
+    """The derivative in log pi(o_t), [T], of the weighted policy loss, and that loss, a number.
+    With one update per batch pi is what it was, and the log-ratio 0; otherwise, and for RLSD's
+    credit, the terms come from a first pass over the heads."""
     method, log_ratio = METHODS[config.method], torch.zeros_like(advantage)
     if method.reweight or config.updates_per_batch > 1:
         with torch.no_grad():
@@ -482,7 +482,7 @@ def policy_gradient(rollouts, sides, tokens, weight, advantage, step, config):
 
 def policy_loss(log_ratio, advantage, lengths, method):
     """-min(r A, clip(r, 1 - low, 1 + high) A) at each token, [T], from log r = log pi - log pi_old.
-    GSPO's r (its Eq. 7) is that of the whole sequence, to the power 1/|o|, at each of its tokens."""
+    GSPO's r (its Eq. 7) is that of the sequence, to the power 1/|o|, at each of its tokens."""
     if method.ratio == "sequence":
         log_ratio = torch.cat([part.mean().expand(len(part)) for part in log_ratio.split(lengths)])
     ratio, (low, high) = log_ratio.exp(), method.clip
@@ -499,7 +499,7 @@ def reweighted(advantage, credit, step):
 # ---- The heads, a chunk at a time ----------------------------------------------------------------
 def project(a, b, total=None, keep=0):
     """a @ b in float32 from any dtype: casting a bf16 product afterwards is too late. It is written
-    to `total`, if given, or with keep=1 added to it: fresh memory costs a CPU as much as a product."""
+    to `total`, if given, or with keep=1 added to it: fresh memory costs a CPU a product's time."""
     if a.is_cuda and b.dtype == torch.bfloat16:
         product = torch.mm(a.bfloat16(), b, out_dtype=torch.float32)
         return total.add_(product) if keep else product
@@ -563,8 +563,8 @@ class FusedLoss(torch.autograd.Function):
 
 
 def forward_terms(sides, tokens, config, weights=(None, None, None)):
-    """For weights (a, b, c), each [T] or None: a scalar of value sum_t a_t kl_t + b_t kl_reference_t
-    and of that loss's gradient plus that of sum_t c_t log pi(o_t); and TokenTerms [T]."""
+    """For weights (a, b, c), each [T] or None: a scalar of value sum_t a_t kl_t + b_t
+    kl_reference_t, whose gradient has that of sum_t c_t log pi(o_t) in it; and TokenTerms [T]."""
     loss, *terms = FusedLoss.apply(*sides[0], sides[1:], tokens, weights, config)
     return loss, TokenTerms(*terms)
 
@@ -585,8 +585,8 @@ def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None
 
 # ---- Reading and sampling ------------------------------------------------------------------------
 def read(model, prompts, responses):
-    """(hidden states [T,H] that predict each response token, head [V,H]), T = sum |o_i|; None for no
-    model. Padding stands to the right and needs no mask: under causal attention nothing sees it."""
+    """(hidden states [T,H] that predict each response token, head [V,H]), T = sum |o_i|; None for
+    no model. Padding is on the right and needs no mask: under causal attention nothing sees it."""
     if model is None:
         return None
     model.train(torch.is_grad_enabled())  # checkpointing works in train mode alone
@@ -663,8 +663,8 @@ def sample(model, prompts, stops, config, seed, phase="rollouts"):
 
 @torch.no_grad()
 def generate(model, prompts, stops, config):
-    """The ids that follow each of some prompts, up to and with the first stop token. What follows it
-    is padding, often with that very id. (top_k None would mean the model's own: 20 for Qwen3.)"""
+    """The ids that follow each of some prompts, up to and with the first stop token: what follows
+    that is padding, often with that very id. (top_k None would mean the model's own.)"""
     settings = GenerationConfig(eos_token_id=stops, pad_token_id=stops[0])
     settings.max_new_tokens, settings.do_sample = config.max_new_tokens, config.temperature > 0
     if settings.do_sample:
@@ -702,9 +702,9 @@ def child(script, *arguments, stderr=subprocess.DEVNULL, **options):
 
 
 def math_equal(candidate, answer):
-    """Are two final answers, plain or LaTeX, equivalent? Equal texts are, and equal numbers; for the
-    rest data/answers.py asks SymPy, in a process that the kernel ends after 5 s. Where this file
-    was copied without it, no others are."""
+    """Are two final answers, plain or LaTeX, equivalent? Equal texts are, and equal numbers; the
+    rest data/answers.py compares by value, in a process that the kernel ends after 5 s. Where this
+    file was copied without it, no others are."""
     number = r"\s*[-+]?\d{1,99}(\.\d{1,99}|/[1-9]\d{0,99})?\s*"
     if candidate.split() == answer.split():
         return True
@@ -724,7 +724,7 @@ def math_equal(candidate, answer):
 
 
 def read_tests(row):
-    """The tests of one JSON object: ours, MBPP's or HumanEval's. Raises InputError for a bad one."""
+    """The tests of one JSON object: ours, MBPP's, HumanEval's. Raises InputError for a bad one."""
     tests = row.get("tests") or row.get("test_list") or []
     tests = tests if isinstance(tests, list) else [tests]
     if "test" in row and "entry_point" in row:
@@ -750,7 +750,7 @@ def run_tests(program, tests, timeout=10.0):
 
 
 def verify_rollouts(rollouts):
-    """Sets the reward of each rollout. One that was cut scores 0, and one that the jail failed on."""
+    """Sets each rollout's reward: 0 where it was cut, or where the jail itself failed."""
     mine = rollouts[RANK::RANKS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads that wait for other processes
         verdicts = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)

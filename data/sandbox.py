@@ -41,15 +41,19 @@ UNCONFINED = 97  # the exit status where the kernel cannot confine
 REFUSED = {
     "x86_64": (
         *(0xC000003E, 56, 435, 72),
-        "29 30 31 41 57 58 59 62 64 65 66 67 68 69 70 71 90 91 92 93 94 101 109 112 129 132 141 "
-        "142 144 165 188 189 190 200 203 206 234 235 240 250 251 256 260 261 268 272 279 280 297 "
-        "298 302 308 310 311 312 314 319 321 322 323 424 425 434 438 440 452",
+        (
+            "29 30 31 41 57 58 59 62 64 65 66 67 68 69 70 71 90 91 92 93 94 101 109 112 129 132 141 "
+            "142 144 165 188 189 190 200 203 206 234 235 240 250 251 256 260 261 268 272 279 280 297 "
+            "298 302 308 310 311 312 314 319 321 322 323 424 425 434 438 440 452"
+        ),
     ),
     "aarch64": (
         *(0xC00000B7, 220, 435, 25),
-        "0 5 6 7 30 40 52 53 54 55 88 97 117 118 119 122 129 130 131 138 140 154 157 180 186 187 "
-        "188 189 190 191 192 193 194 195 196 197 198 217 218 219 221 238 239 240 241 261 268 "
-        "270 271 272 274 279 280 281 282 424 425 434 438 440 452",
+        (
+            "0 5 6 7 30 40 52 53 54 55 88 97 117 118 119 122 129 130 131 138 140 154 157 180 186 187 "
+            "188 189 190 191 192 193 194 195 196 197 198 217 218 219 221 238 239 240 241 261 268 "
+            "270 271 272 274 279 280 281 282 424 425 434 438 440 452"
+        ),
     ),
 }
 CLONE_THREAD, F_SETOWN, F_SETOWN_EX = 0x10000, 8, 15
@@ -138,7 +142,7 @@ def run_program(name):
     module = sys.modules[name] = types.ModuleType(name)
     sys.argv = ["program.py"]
     with open("program.py", encoding="utf-8") as file:
-        exec(compile(file.read(), "program.py", "exec"), vars(module))
+        exec(compile(file.read(), "program.py", "exec"), vars(module))  # noqa: S102 (its purpose)
     return module
 
 
@@ -202,7 +206,7 @@ def serve(nothing):
             # Only what returns None is taken to have changed its arguments: a function that empties
             # a list and returns it would pass `assert f(x) == sorted(x)`.
             reply = "returned", result, arguments[1:] if result is None else []
-        except Exception as error:  # the judge raises it again, under its built-in name
+        except Exception as error:  # noqa: BLE001 (the judge will raise it)
             kinds = [kind.__name__ for kind in type(error).__mro__]
             reply = "raised", next(kind for kind in kinds if hasattr(builtins, kind)), error.args
         print(json.dumps(pack(reply, keep)), file=replies, flush=True)
@@ -240,12 +244,12 @@ def judge(descriptor):
         def __call__(self, /, *arguments, **named):
             return ask("call", self, *arguments, **named)
 
-        __getattr__ = lambda self, name: ask("name", self, name)  # noqa: E731
-        __getitem__ = lambda self, place: ask("item", self, place)  # noqa: E731
-        __iter__ = lambda self: ask("iter", self)  # noqa: E731
-        __next__ = lambda self: ask("next", self)  # noqa: E731
-        __len__ = lambda self: ask("len", self)  # noqa: E731
-        __str__ = lambda self: ask("text", self)  # noqa: E731
+        __getattr__ = lambda self, name: ask("name", self, name)
+        __getitem__ = lambda self, place: ask("item", self, place)
+        __iter__ = lambda self: ask("iter", self)
+        __next__ = lambda self: ask("next", self)
+        __len__ = lambda self: ask("len", self)
+        __str__ = lambda self: ask("text", self)
 
     # `abs` in a test is the real one, whatever the program calls abs; unless the test names
     # built-ins alone: then one of them is what it tests (MBPP's `assert sum(10, 15) == 6`).
@@ -261,7 +265,7 @@ def judge(descriptor):
             except AttributeError:
                 raise KeyError(name) from None
 
-    exec(compile(test, "test", "exec"), Namespace(__name__="test"))
+    exec(compile(test, "test", "exec"), Namespace(__name__="test"))  # noqa: S102 (its purpose)
 
 
 # ---- the supervisor (its imports are its own: they would double the start of the others) ---------

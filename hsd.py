@@ -108,7 +108,7 @@ def sample_groups(model, tokenizer, problems, size, config, seed, phase="rollout
     """A group of `size` rollouts o_i ~ pi(. | q) of each problem, not yet verified. `prompts`: ids
     to go on from that are not the student's (the self-teacher's)."""
     prompts = prompts or [prompt_ids(tokenizer, request(p), config.thinking) for p in problems]
-    stops = stop_tokens(model, tokenizer)
+    stops = model.generation_config.eos_token_id
     copies, rollouts = [prompt for prompt in prompts for _ in range(size)], []
     for i, response in enumerate(sample(model, copies, stops, config, seed, phase)):
         text = tokenizer.decode(response, skip_special_tokens=True)
@@ -150,7 +150,7 @@ PEER_RULES = {  # the peers with the smallest key are drawn from
 
 def choose_peers(group, past, rule, rng):
     """Sets each rollout's peer o_i+, drawn from S_i (Eq. 8), or where S_i is empty from `past`,
-    successes of earlier steps, or None. (The first or shortest for all collapses: one path.)"""
+    successes of earlier steps, or None. (The first success for all collapses: one path.)"""
     for rollout, successes in zip(group, successful_peers([r.reward for r in group])):
         peers = [group[j] for j in successes] or past
         keys = [PEER_RULES[rule](rollout, peer) for peer in peers]
@@ -194,7 +194,7 @@ def condition_teacher(rollout, context, tokenizer, config):
 class Method:
     """A row of values; the baselines' formulas open Part II. With one update per batch the ratio is
     1 and nothing is clipped: then gspo's gradient is grpo's; dapo keeps its token mean, filter and
-    length penalty, rlsd its weights, dr_grpo its missing norms. beta is ours, for all of them."""
+    length penalty, rlsd its weights, dr_grpo its missing norms. The baselines' beta is ours."""
 
     context: object = None  # a function of a rollout: {kind of CONTEXTS: text}; None: no teacher
     distill: float = 0.0  # weight of KL(teacher || student)
@@ -234,8 +234,9 @@ def option(default, text, **more):
 
 @dataclass
 class Config:
-    """Each field is a flag, --field value. In brackets: the paper's value, or ours where it says so
-    and the paper gives none. LAB is what the lab changes."""
+    """Each field is a flag, --field value. In brackets: the paper's value; where it gives none, as
+    those say that are marked, or for what is about the run itself, ours. LAB is what the lab
+    changes."""
 
     model: str = option("Qwen/Qwen3-8B", "folder or hub name of a causal LM")
     train_data: str = option(None, "problems, JSON Lines or .gz of it")
@@ -244,9 +245,7 @@ class Config:
     lab: bool = option(False, "the lab's values; they hold wherever no --model is given")
     method: str = option("hsd", "a row of Table 1", choices=METHODS)
     teacher: str = option("live", "whose weights teach", choices=("live", "frozen", "ema"))
-    peer_rule: str = option(
-        "uniform", "which of S_i is drawn (Eq. 8, Figure 4d)", choices=PEER_RULES
-    )
+    peer_rule: str = option("uniform", "how S_i is drawn from (Eq. 8)", choices=PEER_RULES)
     success_buffer: int = option(0, "past successes kept per question, for groups without (ours)")
     beta: float = option(1e-3, "weight of KL(pi || pi_0); 0 loads no reference model")
     questions_per_step: int = option(128, "questions Q of one step")
@@ -256,9 +255,7 @@ class Config:
     max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
     max_peer_tokens: int = option(4096, "tokens of the peer that the teacher sees (ours)")
     thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")
-    rollout_tokens: int = option(
-        294_912, "tokens of prompts and responses generated at once (ours)"
-    )
+    rollout_tokens: int = option(294_912, "tokens, prompts included, generated at once (ours)")
     steps: int = option(1500, "batches of Q x G rollouts; 0 only evaluates")
     updates_per_batch: int = option(1, "optimizer steps per batch, each on its share of it (ours)")
     learning_rate: float = option(1e-6, "AdamW's constant step size")
@@ -267,9 +264,7 @@ class Config:
     chunk_tokens: int = option(256, "tokens whose logits are in memory at once (ours)")
     compile: bool = option(True, "torch.compile the loss")
     gradient_checkpointing: bool = option(True, "recompute activations in backward")
-    offload_optimizer: str = option(
-        "auto", "AdamW on the host (ours)", choices=("auto", "true", "false")
-    )
+    offload_optimizer: str = option("auto", "AdamW on the host", choices=("auto", "true", "false"))
     seed: int = option(0, "of the questions' order, the rollouts and the peers")
     eval_every: int = option(100, "steps between evaluations; 0: before and after only (ours)")
     eval_questions: int = option(500, "held-out questions of an evaluation (ours)")
@@ -345,9 +340,9 @@ def read_responses(models, rollouts):
     [q; c_i; o_i], student and pi_0 read [q; o_i]. Gradients reach the student alone."""
     prompts, responses = [r.prompt for r in rollouts], [r.response for r in rollouts]
     with torch.no_grad():
-        teacher = read(models.teacher, [r.teacher_prompt for r in rollouts], responses)
-        reference = read(models.reference, prompts, responses)
-    student = read(models.student, prompts, responses)
+        teacher = hidden_and_head(models.teacher, [r.teacher_prompt for r in rollouts], responses)
+        reference = hidden_and_head(models.reference, prompts, responses)
+    student = hidden_and_head(models.student, prompts, responses)
     tokens = torch.tensor([token for response in responses for token in response])
     return (student, teacher, reference), tokens.to(student[0].device)
 
@@ -361,10 +356,8 @@ def batch_loss(models, rollouts, step, config):
     however the micro-batches are cut. The paper leaves the estimator of KL(pi || pi_0) open: ours
     is the exact one over the vocabulary at each visited prefix."""
     method, (sides, tokens) = METHODS[config.method], read_responses(models, rollouts)
-    rows = [[r.weight, r.share, bool(r.context), r.advantage] for r in rollouts]
-    lengths = torch.tensor([len(r.response) for r in rollouts])
-    rows = torch.tensor(rows, dtype=torch.float32).repeat_interleave(lengths, 0)  # [T,4]
-    weight, share, taught, advantage = rows.T.to(tokens.device)
+    rows = [[r.weight, r.share, bool(r.context), r.advantage] for r in rollouts for _ in r.response]
+    weight, share, taught, advantage = torch.tensor(rows).T.to(tokens.device)  # [T] each
     a = method.distill * weight * taught if method.distill else None
     b = config.beta * weight if config.beta else None
     c, policy = None, 0.0
@@ -388,7 +381,7 @@ def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
     groups = sample_groups(models.student, tokenizer, problems, config.group_size, config, seed)
     rollouts = [r for group in groups for r in group]
     verify_rollouts(rollouts)
-    if config.updates_per_batch > 1 or "perplexity" in config.peer_rule:
+    if method.policy and config.updates_per_batch > 1 or "perplexity" in config.peer_rule:
         set_credit(models._replace(teacher=None, reference=None), rollouts, config)
     for problem, group in zip(problems, groups):
         past = buffer.setdefault(problem.question, deque(maxlen=config.success_buffer))
@@ -420,7 +413,7 @@ def train(config):
     run = Run(config)
     train_problems, eval_problems = load_data(config)
     tokenizer, models = load_models(config)
-    optimizer = MasterAdamW(models.student, config)
+    optimizer = MasterAdamW(models.student, config) if config.steps else None
     run.start(tokenizer, models, optimizer)
     if run.step == 0:
         run.log(*evaluate(models, tokenizer, eval_problems, config, 0))
@@ -430,7 +423,7 @@ def train(config):
         run.log({"step": step + 1, **row, "seconds": time.time() - start})
         if run.due(step + 1, config.eval_every):
             run.log(*evaluate(models, tokenizer, eval_problems, config, step + 1))
-        stopping = summed({"signals": len(STOP)})["signals"] > 0
+        stopping = run.stopping()
         if stopping or run.due(step + 1, config.save_every):
             run.save(step + 1)
         if stopping:
@@ -447,11 +440,9 @@ def set_advantages(group, method, config):
     fifth = config.max_new_tokens / 5
     over = [max(0.0, len(r.response) / fifth - 4) if method.overlong else 0.0 for r in group]
     rewards = torch.tensor([r.reward - 0.5 * o for r, o in zip(group, over)])  # [G]
-    advantages = rewards - rewards.mean()
-    if method.std and len(group) > 1:
-        advantages = advantages / (rewards.std() + 1e-6)
-    for rollout, advantage in zip(group, advantages.tolist()):
-        rollout.advantage = advantage
+    scale = rewards.std() + 1e-6 if method.std and len(group) > 1 else 1.0
+    for rollout, reward in zip(group, rewards):
+        rollout.advantage = ((reward - rewards.mean()) / scale).item()
 
 
 def set_weights(rollouts, mean_over, config):
@@ -470,7 +461,7 @@ def policy_gradient(rollouts, sides, tokens, weight, advantage, step, config):
     method, log_ratio = METHODS[config.method], torch.zeros_like(advantage)
     if method.reweight or config.updates_per_batch > 1:
         with torch.no_grad():
-            terms = forward_terms(sides, tokens, config)[1]
+            terms = forward_terms([*sides[:2], None], tokens, config)[1]
         if method.reweight:
             advantage = reweighted(advantage, terms.teacher_logp - terms.student_logp, step)
         if config.updates_per_batch > 1:
@@ -521,8 +512,9 @@ def compiled(function):
 
 class FusedLoss(torch.autograd.Function):
     """chunk_terms over all tokens, with the logits of C in memory: those of 4,096 are 2.5 GB, and a
-    plain KL holds six such. Its gradient is made with the terms, no logits twice, and reaches the
-    student alone: a head that learns from the teacher's projection too is off by twice its norm."""
+    plain KL holds six such. Its gradient is made with the terms, not from logits made anew, and
+    reaches the student alone: a head that learns from the teacher's projection too is off by twice
+    its norm."""
 
     @staticmethod
     def forward(ctx, hidden, head, others, tokens, weights, config):
@@ -551,10 +543,8 @@ class FusedLoss(torch.autograd.Function):
         ctx.save_for_backward(*gradients)
         ctx.T = T
         ctx.mark_non_differentiable(*terms)
-        loss = sum(
-            (w[:T] @ x for w, x in zip(weights, terms[:2]) if w is not None), 0 * terms[0][0]
-        )
-        return loss, *terms
+        parts = [w[:T] @ x for w, x in zip(weights, terms[:2]) if w is not None]
+        return sum(parts, torch.zeros_like(terms[0][0])), *terms
 
     @staticmethod
     def backward(ctx, scale, *_):
@@ -574,17 +564,16 @@ def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None
     logits of more than `chunk_tokens` tokens. From hidden states [T,H], head_weight [V,H] and
     weights [T] (1/T each if None): the scalar sum_t w_t KL_t, whose gradient reaches student_hidden
     and, through the student's side alone, head_weight; and kl [T], float32, detached, in nats."""
-    T, others = len(student_hidden), [(teacher_hidden, head_weight), None]
+    T, sides = len(student_hidden), [(h, head_weight) for h in (student_hidden, teacher_hidden)]
     weights = torch.full((T,), 1 / T) if weights is None else weights
     weights = weights.to(student_hidden.device, torch.float32)
     tokens, config = torch.zeros_like(weights, dtype=torch.long), Config(chunk_tokens=chunk_tokens)
-    sides = [(student_hidden, head_weight), *others]
-    loss, terms = forward_terms(sides, tokens, config, (weights, None, None))
+    loss, terms = forward_terms([*sides, None], tokens, config, (weights, None, None))
     return loss, terms.kl
 
 
 # ---- Reading and sampling ------------------------------------------------------------------------
-def read(model, prompts, responses):
+def hidden_and_head(model, prompts, responses):
     """(hidden states [T,H] that predict each response token, head [V,H]), T = sum |o_i|; None for
     no model. Padding is on the right and needs no mask: under causal attention nothing sees it."""
     if model is None:
@@ -610,11 +599,8 @@ def packed(items, length, budget):
 
 def micro_batches(rollouts, budget):
     """Batches whose student prompts and responses take `budget` tokens, longest first."""
-
-    def length(r):
-        return len(r.prompt) + len(r.response)
-
-    return packed(sorted(rollouts, key=length, reverse=True), length, budget)
+    longest_first = sorted(rollouts, key=lambda r: -len(r.prompt) - len(r.response))
+    return packed(longest_first, lambda r: len(r.prompt) + len(r.response), budget)
 
 
 @torch.no_grad()
@@ -636,15 +622,6 @@ def prompt_ids(tokenizer, text, thinking=False):
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
     text = tokenizer.apply_chat_template([{"role": "user", "content": text}], **options)
     return tokenizer(text, add_special_tokens=False).input_ids
-
-
-def stop_tokens(model, tokenizer):
-    """The ids that end a response: those of the model's generation_config and the tokenizer's."""
-    stops = model.generation_config.eos_token_id
-    stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
-    if not stops:
-        raise InputError("neither the model's generation_config nor the tokenizer has an EOS token")
-    return sorted(stops)
 
 
 def sample(model, prompts, stops, config, seed, phase="rollouts"):
@@ -785,7 +762,8 @@ def parse_problem(row):
         raise InputError("no text under question, problem, prompt or text")
     if not tests and answer in ("", "nan", "inf", "-inf"):
         raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
-    f"{question}{answer}{solution}{tests}".encode()  # of a lone surrogate: ValueError
+    # ValueError for NaN and for lone surrogates
+    json.dumps([question, solution, tests], ensure_ascii=False, allow_nan=False).encode()
     return Problem(question.strip(), None if tests else answer, solution, tests)
 
 
@@ -820,12 +798,11 @@ def load_data(config):
     context, asked = METHODS[config.method].context, len(problems)
     lacking = sum(context is not None and not context(Rollout(p, [], [])) for p in problems)
     if lacking and context is solution_alone:
-        raise InputError(
-            f"--method {config.method}: {lacking} of {asked} problems have no solution"
-        )
+        raise InputError(f"--method {config.method}: {lacking} problems have no solution")
     if lacking and context is answer_alone:
         say(f"{lacking} of {asked} problems have no answer to show: no teacher for them")
-    if config.group_size == 1 and context not in (answer_alone, solution_alone):
+    alone = context in (answer_alone, solution_alone) and not METHODS[config.method].policy
+    if config.group_size == 1 and not alone:
         say("--group_size 1: there are no peers, and every advantage is 0")
     return problems, held_out
 
@@ -891,7 +868,7 @@ def mean(values):
 
 
 def rollout_metrics(groups):
-    """Figures of a step's rollouts. `coverage` is what Eq. 12 expects: failed, and with a peer."""
+    """Figures of a step's rollouts. `coverage`: failed, and with a peer (Eq. 12)."""
     rollouts, rates = [r for g in groups for r in g], [mean(r.reward for r in g) for g in groups]
     return {
         "reward": mean(rates),
@@ -1003,7 +980,8 @@ class MasterAdamW:
             self.weights[i].copy_(saved)
             if i in self.master:
                 self.master[i].copy_(saved)
-                self.adamw.state[self.master[i]] = {k: v.clone() for k, v in moments.items()}
+                moments = {k: v.to(self.master[i].device, copy=True) for k, v in moments.items()}
+                self.adamw.state[self.master[i]] = moments
 
 
 # ---- Loading the models --------------------------------------------------------------------------
@@ -1030,7 +1008,10 @@ def load_models(config):
 
     def load(trained=False):
         dtype = torch.bfloat16 if cuda else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(path, config=shape, dtype=dtype)
+        options = {"config": shape, "dtype": dtype, "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(path, **options)
+        if found["missing_keys"]:  # else they would be drawn at random, and again for pi_0
+            raise ValueError(f"its weights lack {min(found['missing_keys'])}")
         return model.to(device).requires_grad_(trained)
 
     try:
@@ -1040,10 +1021,15 @@ def load_models(config):
             for name, value in vars(part).items():  # dropout is not always an nn.Dropout module
                 if isinstance(value, float) and re.search("drop|jitter", name):
                     setattr(part, name, 0.0)  # teacher and student must not differ by chance
-        prompt_ids(tokenizer, "1+1=?", config.thinking)
+        if not prompt_ids(tokenizer, "1+1=?", config.thinking):
+            raise ValueError("its tokenizer has no vocabulary")
         student = load(trained=True)
+        stops = student.generation_config.eos_token_id  # what ends a response
+        stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
+        if not stops:
+            raise ValueError("neither its generation_config nor its tokenizer has an EOS token")
         # generate() fills what we leave open from here: pi alone may shape the rollouts
-        student.generation_config = GenerationConfig(eos_token_id=stop_tokens(student, tokenizer))
+        student.generation_config = GenerationConfig(eos_token_id=sorted(stops))
         if config.gradient_checkpointing:
             student.gradient_checkpointing_enable({"use_reentrant": False})
         probe(student, config)
@@ -1072,20 +1058,19 @@ def probe(model, config):
 
     def alone(responses):
         """The model's own logits, [T,V] float32, of each text by itself."""
-        parts = []
-        for prompt, response in zip(prompts, responses):
-            ids = torch.tensor([prompt + response], device=model.device)
-            logits = model.eval()(ids, attention_mask=torch.ones_like(ids)).logits[0]
-            parts.append(logits[len(prompt) - 1 : -1].float())
-        return torch.cat(parts)
+        texts = [torch.tensor([p + r], device=model.device) for p, r in zip(prompts, responses)]
+        logits = [model.eval()(text, attention_mask=torch.ones_like(text)).logits for text in texts]
+        return torch.cat([x[0, len(p) - 1 : -1].float() for p, x in zip(prompts, logits)])
 
     with torch.no_grad():
-        hidden = read(model, prompts, responses)[0]
+        hidden = hidden_and_head(model, prompts, responses)[0]
         # Random weights make small logits, where a softcap does not show. Powers of 2 are exact.
         size = alone(responses).abs().max().item()
-        scale = 2.0 ** math.ceil(math.log2(64 / size)) if 0 < size < math.inf else 1.0
+        if not math.isfinite(size):
+            raise ValueError("its weights, or its logits, are not finite")
+        scale = 2.0 ** math.ceil(math.log2(64 / size)) if size else 1.0
         head.mul_(scale)
-        want, got = alone(responses), project(read(model, prompts, responses)[0], head.T)
+        want, got = alone(responses), project(hidden_and_head(model, prompts, responses)[0], head.T)
         greedy = replace(config, temperature=0.0, max_new_tokens=6)
         continued = generate(model, prompts, [0], greedy)
         ahead = alone(continued)
@@ -1096,7 +1081,7 @@ def probe(model, config):
     tokens = torch.tensor([[token] for ids in continued for token in ids], device=ahead.device)
     if (ahead.max(-1).values - ahead.gather(-1, tokens)[:, 0]).max() > close * want.abs().max():
         raise ValueError("prompts that are padded to the left do not go on as they do alone")
-    trained = [read(model, prompts, responses)[0] for _ in range(2)]
+    trained = [hidden_and_head(model, prompts, responses)[0] for _ in range(2)]
     if max((x - hidden).abs().max() for x in trained) > close * hidden.abs().max():
         raise ValueError("a pass in train mode is not what one in eval mode is")
     trained[0].sum().backward()
@@ -1104,7 +1089,15 @@ def probe(model, config):
 
 
 # ---- The folder of a run -------------------------------------------------------------------------
-MAY_DIFFER = ("steps", "save_every", "eval_every", "resume", "overwrite", "out")  # on resuming
+MAY_DIFFER = (
+    "steps",
+    "save_every",
+    "eval_every",
+    "resume",
+    "overwrite",
+    "out",
+    "lab",
+)  # on resuming
 
 
 def read_json(path):
@@ -1117,11 +1110,8 @@ def read_json(path):
 
 def digests(folder):
     """{name: SHA-256} of the files in a checkpoint, but for its manifest."""
-    found = {}
-    for path in set(folder.iterdir()) - {folder / "manifest.json"}:
-        with open(path, "rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    paths = set(folder.iterdir()) - {folder / "manifest.json"}
+    return {p.name: hashlib.file_digest(p.open("rb"), "sha256").hexdigest() for p in paths}
 
 
 @functools.cache  # a process may come back to its folder
@@ -1145,6 +1135,8 @@ class Run:
         about, read = self.out / "config.json", (config.model, config.train_data, config.eval_data)
         if RANK == 0 and self.out.exists():
             lock(self.out)
+        if config.resume and (config.overwrite or not config.steps):
+            raise InputError("--resume goes on: neither --overwrite nor --steps 0 goes with it")
         if config.resume:
             self.read_state()
         elif about.exists() and not config.overwrite and read_json(about).get("steps"):
@@ -1156,17 +1148,17 @@ class Run:
         """Reads the last checkpoint. InputError if it is not whole, or of other settings."""
         folders = [self.out / name for name in ("checkpoint", "checkpoint.old")]
         last = next((folder for folder in folders if folder.exists()), folders[0])
-        saved = read_json(last / "manifest.json")
+        saved = {"state-0.pt": ""} | read_json(last / "manifest.json")
         found = digests(last)
         if wrong := sorted(name for name in saved | found if saved.get(name) != found.get(name)):
             raise InputError(f"cannot resume: {last / wrong[0]} is not what was saved")
         parts = sorted(last.glob("state-*.pt"))  # one a rank
-        self.states = [torch.load(part, weights_only=True, mmap=True) for part in parts]
+        self.states = [torch.load(part, "cpu", weights_only=True, mmap=True) for part in parts]
         state = self.states[0]
         for name, old in state["config"].items():
             if (new := vars(self.config).get(name)) != old and name not in MAY_DIFFER:
                 raise InputError(f"cannot resume: --{name} was {old} and is {new}")
-        self.step, self.rows = state["step"], state["rows"]
+        self.step, self.rows, self.credit = state["step"], state["rows"], state["credit"]
         for question, kept in state["buffer"].items():
             kept = [Rollout(Problem(question), [], ids, text) for ids, text in kept]
             self.buffer[question] = deque(kept, self.config.success_buffer)
@@ -1189,6 +1181,8 @@ class Run:
 
     def write(self, name, rows):
         """Writes a file of the folder, a JSON text a line: whole, or not at all."""
+        if RANK:
+            return
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (self.out / f"{name}.new").write_text(text, encoding="utf-8")
         (self.out / f"{name}.new").rename(self.out / name)
@@ -1197,7 +1191,8 @@ class Run:
         """Writes checkpoint/ beside the last one, its digests at the end; then takes its place."""
         new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
         buffer = {q: [[r.response, r.text] for r in kept] for q, kept in self.buffer.items()}
-        state = {"step": step, "rows": self.rows, "buffer": buffer, "config": asdict(self.config)}
+        state = {"step": step, "rows": self.rows, "credit": self.credit, "buffer": buffer}
+        state["config"] = asdict(self.config)
         owned, adamw = self.optimizer.master.items(), self.optimizer.adamw
         state["optimizer"] = {i: (master, adamw.state[master]) for i, master in owned}
         if self.config.teacher == "ema" and self.models.teacher:
@@ -1225,7 +1220,11 @@ class Run:
         """Is it time for what happens every so many steps, and at the end?"""
         return step == self.config.steps or bool(every) and step % every == 0
 
-    def log(self, row, failed=()):
+    def stopping(self):
+        """Has any rank been asked to stop?"""
+        return summed({"signals": len(STOP)})["signals"] > 0
+
+    def log(self, row, failed=None):
         """Appends a flat row to metrics.jsonl (nan as null) and prints its main figures. With the
         failed rollouts of an evaluation, writes their credit too."""
         self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
@@ -1234,22 +1233,18 @@ class Run:
         say(f"step {row['step']:>4}  " + "  ".join(figures))
         if row["step"] == 1 and row.get("reward") == 0:
             say("every reward of the first step is 0: there is nothing to learn from yet")
-        if failed:
+        self.write("metrics.jsonl", self.rows)
+        if failed is not None:
             self.credit = credit_rows(self.models, self.tokenizer, failed, self.config)
-        if RANK == 0:
-            with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
-        if failed and RANK == 0:
             self.write("credit.jsonl", self.credit)
 
     def finish(self):
         """Draws credit.html: data/page.html with rows and credit in it, or the bare data."""
-        about, template = vars(self.config), DATA / "page.html"
-        runs = [{"name": self.out.name, "label": about["method"], "rows": self.rows}]
-        data = {
-            "title": f"{about['method']} on {Path(about['model']).name}",
-            "rollouts": self.credit,
-        }
+        if RANK:
+            return
+        method, template = self.config.method, DATA / "page.html"
+        runs = [{"name": self.out.name, "label": method, "rows": self.rows}]
+        data = {"title": f"{method} on {Path(self.config.model).name}", "rollouts": self.credit}
         text, page = json.dumps(data | {"runs": runs}), "<meta charset=utf-8><pre>__DATA__</pre>"
         if template.exists():
             page = template.read_text(encoding="utf-8")
@@ -1279,7 +1274,9 @@ def credit_rows(models, tokenizer, failed, config):
     for r, other in zip(failed, alone):
         tau, top5 = divergence(r.response, r.peer.response), {}
         for name, prompt in (("teacher", r.teacher_prompt), ("student", r.prompt)):
-            hidden, head = read(getattr(models, name), [prompt + r.response[:tau]], [[0]])
+            hidden, head = hidden_and_head(
+                getattr(models, name), [prompt + r.response[:tau]], [[0]]
+            )
             p, tokens = project(hidden, head.T)[0].softmax(-1).topk(5)
             top5[name] = list(zip(words(tokens.tolist()), p.tolist()))
         row = {"question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward}
@@ -1299,11 +1296,10 @@ def check(config):
     for f in fields(Config):
         value, kind = getattr(config, f.name), str if f.default is None else type(f.default)
         right = isinstance(value, kind) and value in f.metadata.get("choices", [value])
-        if kind is str:
-            right = value is f.default or right and value not in ("", "None")
-        elif kind is not bool:
-            top, zero = 1 if f.name == "top_p" else sys.float_info.max, f.name in MAY_BE_0
-            right = right and 0 <= value <= top and (value > 0 or zero)
+        right = right and value not in ("", "None") or value is f.default
+        if kind in (int, float):
+            top = 1 if f.name == "top_p" else sys.float_info.max
+            right = right and 0 <= value <= top and (value > 0 or f.name in MAY_BE_0)
         if not right:
             raise InputError(f"--{f.name} {value}: out of range")
     if config.success_buffer and "perplexity" in config.peer_rule:
@@ -1317,20 +1313,26 @@ def settings(argv):
     def refuse(message):
         raise InputError(message.removeprefix("argument "))
 
+    def parsed():
+        config, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        if unknown:
+            raise InputError(f"{unknown[0]}: there is no such flag")
+        return config
+
     parser = HfArgumentParser(Config, description=Config.__doc__, allow_abbrev=False)
     parser.error = refuse
     # argparse takes -1e-4 for a flag; joined to the flag before it, it is a number to refuse
     argv = re.sub(r"\0(?=-[\d.])", "=", "\0".join(argv)).split("\0") if argv else []
     if "--lab" in argv or not any(re.match("--model(=|$)", flag) for flag in argv):
         parser.set_defaults(**LAB)
-    (config,) = parser.parse_args_into_dataclasses(argv)
+    config = parsed()
     if config.resume:
         saved = read_json(Path(config.out) / "config.json")
         saved = {k: saved[k] for k in saved if k not in ("torch", "transformers", "overwrite")}
         if gone := saved.keys() - vars(config).keys():
             raise InputError(f"{config.out}/config.json: there is no field {', '.join(gone)}")
         parser.set_defaults(**saved)
-        (config,) = parser.parse_args_into_dataclasses(argv)
+        config = parsed()
     return config
 
 
@@ -1357,11 +1359,12 @@ def main(argv=None):
     except (InputError, OSError) as error:
         complaint = error
     except torch.OutOfMemoryError:
-        sampling = NOW["phase"] in ("rollouts", "evaluation", "self-teacher")
-        lower = "--rollout_tokens" if sampling else "--micro_batch_tokens or --chunk_tokens"
-        complaint = f"out of GPU memory, phase: {NOW['phase']}; lower {lower} or --max_new_tokens"
+        sizes = "--micro_batch_tokens or --chunk_tokens"
+        lower = {"loading": "--beta to 0", "update": sizes, "credit": sizes}
+        lower = lower.get(NOW["phase"], "--rollout_tokens or --max_new_tokens")
+        complaint = f"out of GPU memory, phase: {NOW['phase']}; lower {lower}"
     except KeyboardInterrupt:
-        complaint = "stopped at once; the last checkpoint is intact"
+        complaint = "stopped at once; the last checkpoint, if there is one, is intact"
     if complaint:
         print(f"hsd.py: {complaint}", file=sys.stderr)
     if STOP or complaint:

@@ -763,7 +763,7 @@ def parse_problem(row):
     if not tests and answer in ("", "nan", "inf", "-inf"):
         raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
     # ValueError for NaN and for lone surrogates
-    json.dumps([question, solution, tests], ensure_ascii=False, allow_nan=False).encode()
+    json.dumps([question, answer, solution, tests], ensure_ascii=False, allow_nan=False).encode()
     return Problem(question.strip(), None if tests else answer, solution, tests)
 
 
@@ -1133,6 +1133,7 @@ class Run:
         self.config, self.out, self.states = config, Path(config.out), []
         self.step, self.rows, self.buffer, self.credit = 0, [], {}, []
         about, read = self.out / "config.json", (config.model, config.train_data, config.eval_data)
+        read = [Path(path or "-").resolve() for path in read]
         if RANK == 0 and self.out.exists():
             lock(self.out)
         if config.resume and (config.overwrite or not config.steps):
@@ -1141,7 +1142,7 @@ class Run:
             self.read_state()
         elif about.exists() and not config.overwrite and read_json(about).get("steps"):
             raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
-        elif any(self.out.resolve() in Path(str(path)).resolve().parents for path in read):
+        elif any(self.out.resolve() in (path, *path.parents) for path in read):
             raise InputError(f"{self.out} holds what this run is to read: choose another --out")
 
     def read_state(self):

@@ -993,6 +993,17 @@ class Models(NamedTuple):
     reference: torch.nn.Module | None
 
 
+def load_shape(path):
+    """A model's configuration, with every dropout and jitter at 0: teacher and student must not
+    differ by chance. (They are not always nn.Dropout modules.)"""
+    shape = transformers.AutoConfig.from_pretrained(path)
+    for part in (shape, shape.get_text_config()):
+        for name, value in vars(part).items():
+            if isinstance(value, float) and re.search("drop|jitter", name):
+                setattr(part, name, 0.0)
+    return shape
+
+
 def load_models(config):
     """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU. InputError, one
     line, for whatever a folder, a tokenizer or a template does wrong."""
@@ -1015,12 +1026,8 @@ def load_models(config):
         return model.to(device).requires_grad_(trained)
 
     try:
-        shape = transformers.AutoConfig.from_pretrained(path)
+        shape = load_shape(path)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        for part in (shape, shape.get_text_config()):
-            for name, value in vars(part).items():  # dropout is not always an nn.Dropout module
-                if isinstance(value, float) and re.search("drop|jitter", name):
-                    setattr(part, name, 0.0)  # teacher and student must not differ by chance
         if not prompt_ids(tokenizer, "1+1=?", config.thinking):
             raise ValueError("its tokenizer has no vocabulary")
         student = load(trained=True)

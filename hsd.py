@@ -589,10 +589,12 @@ def hidden_and_head(model, prompts, responses):
 
 def packed(items, length, budget):
     """Runs of items that, padded to the longest, take at most `budget` tokens (or of one item)."""
-    runs = []
+    runs, longest = [], 0
     for x in items:
-        if not runs or (len(runs[-1]) + 1) * max(map(length, [*runs[-1], x])) > budget:
+        longest = max(longest, length(x))
+        if not runs or (len(runs[-1]) + 1) * longest > budget:
             runs.append([])
+            longest = length(x)
         runs[-1].append(x)
     return runs
 

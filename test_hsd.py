@@ -895,12 +895,12 @@ def rows_of(out):
 
 
 def result_of(out):
-    """All that must be bit-equal: rows, weights, the optimizer's state, the teacher."""
+    """All that must be bit-equal: rows, buffer, weights, the optimizer's state, the teacher."""
     state = torch.load(Path(out) / "checkpoint" / "state-0.pt", weights_only=True)
     tensors = [x for master, more in state["optimizer"].values() for x in (master, *more.values())]
     tensors += state["teacher"].values()
     weights = (Path(out) / "checkpoint" / "model.safetensors").read_bytes()
-    return rows_of(out), weights, [x.numpy().tobytes() for x in tensors]
+    return rows_of(out), state["buffer"], weights, [x.numpy().tobytes() for x in tensors]
 
 
 def contents(folder):

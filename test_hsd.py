@@ -128,6 +128,18 @@ def group_of(rewards, tokenizer, problem=Q):
     return [Rollout(problem, prompt, x, text, reward=r) for x, (text, r) in zip(ids, texts)]
 
 
+def test_coverage_is_what_eq_12_says_and_not_what_table_2_prints():
+    """f(p, G) = (1 - p)(1 - (1 - p)^(G - 1)), largest at p* = 1 - G^(-1 / (G - 1))."""
+    rng = random.Random(0)
+    for G, p_star, f_star in ((4, 0.370, 0.472), (8, 0.257, 0.650), (16, 0.169, 0.779)):
+        assert 1 - G ** (-1 / (G - 1)) == pytest.approx(p_star, abs=6e-4)
+        rewards = [[int(rng.random() < p_star) for _ in range(G)] for _ in range(4000)]
+        pairs = [x for group in rewards for x in zip(group, hsd.successful_peers(group))]
+        assert sum(not r and bool(s) for r, s in pairs) / len(pairs) == pytest.approx(
+            f_star, abs=0.02
+        )
+
+
 def test_successful_peers_and_divergence_by_hand():
     assert hsd.successful_peers([1, 0, 0, 1]) == [[3], [0, 3], [0, 3], [0]]
     assert hsd.successful_peers([0, 1, 0]) == [[1], [], [1]]
@@ -444,6 +456,15 @@ def test_kl_and_gradients_equal_a_dense_float64_oracle(T, chunk, plain):
     assert relative_error(kl, kl64) < 1e-5 and relative_error(loss, (weights * kl64).sum()) < 1e-5
     assert relative_error(s.grad, 3 * s64.grad) < 1e-5 and t.grad is None
     assert relative_error(w.grad, 3 * w64.grad) < 1e-5
+
+
+def test_without_a_compiler_a_line_says_so_and_the_plain_function_runs(monkeypatch, capsys):
+    def no_compiler(function):
+        raise RuntimeError("no g++ here\nand more")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert hsd.compiled.__wrapped__(hsd.chunk_terms) is hsd.chunk_terms
+    assert capsys.readouterr().out.splitlines()[-1].endswith("without it: no g++ here")
 
 
 def test_the_compiled_loss_equals_the_plain_one(monkeypatch):  # slow: 4 s

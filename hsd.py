@@ -1235,8 +1235,8 @@ class Run:
         return summed({"signals": len(STOP)})["signals"] > 0
 
     def log(self, row, failed=None):
-        """Appends a flat row to metrics.jsonl (nan as null) and prints its main figures. With the
-        failed rollouts of an evaluation, writes their credit too."""
+        """Adds a flat row to metrics.jsonl (nan as null), which is written anew, and prints its main
+        figures. With the failed rollouts of an evaluation, writes their credit too."""
         self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
         shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")
         figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or "/" in k]

@@ -42,10 +42,14 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
-from torch.distributed.fsdp import fully_shard
+from torch.distributed import fsdp
+from torch.distributed.checkpoint import state_dict
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, HfArgumentParser
 
@@ -108,7 +112,7 @@ def sample_groups(model, tokenizer, problems, size, config, seed, phase="rollout
     """A group of `size` rollouts o_i ~ pi(. | q) of each problem, not yet verified. `prompts`: ids
     to go on from that are not the student's (the self-teacher's)."""
     prompts = prompts or [prompt_ids(tokenizer, request(p), config.thinking) for p in problems]
-    stops = model.generation_config.eos_token_id
+    stops = model.lm.generation_config.eos_token_id
     copies, rollouts = [prompt for prompt in prompts for _ in range(size)], []
     for i, response in enumerate(sample(model, copies, stops, config, seed, phase)):
         text = tokenizer.decode(response, skip_special_tokens=True)
@@ -340,9 +344,10 @@ def read_responses(models, rollouts):
     [q; c_i; o_i], student and pi_0 read [q; o_i]. Gradients reach the student alone."""
     prompts, responses = [r.prompt for r in rollouts], [r.response for r in rollouts]
     with torch.no_grad():
-        teacher = hidden_and_head(models.teacher, [r.teacher_prompt for r in rollouts], responses)
-        reference = hidden_and_head(models.reference, prompts, responses)
-    student = hidden_and_head(models.student, prompts, responses)
+        asked = [r.teacher_prompt for r in rollouts]
+        teacher = models.teacher and models.teacher(asked, responses)
+        reference = models.reference and models.reference(prompts, responses)
+    student = models.student(prompts, responses)
     tokens = torch.tensor([token for response in responses for token in response])
     return (student, teacher, reference), tokens.to(student[0].device)
 
@@ -400,10 +405,10 @@ def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
             loss, parts = batch_loss(models, batch, step, config)
             loss.backward()
             figures.update(parts)
-        norms.append(optimizer.step())
+        norms.append(optimizer_step(models.student, optimizer, config))
     if method.context and config.teacher == "ema":  # it goes 1% of the way to the student
         for old, new in zip(models.teacher.parameters(), models.student.parameters()):
-            old.lerp_(new.detach().float(), 0.01)
+            old.lerp_(new.detach(), 0.01)
     figures = {name: total / n for name, total in summed(figures).items()}
     return rollout_metrics(groups) | figures | {"grad_norm": mean(norms)}
 
@@ -413,7 +418,7 @@ def train(config):
     run = Run(config)
     train_problems, eval_problems = load_data(config)
     tokenizer, models = load_models(config)
-    optimizer = MasterAdamW(models.student, config) if config.steps else None
+    optimizer = adamw(models.student, config) if config.steps else None
     run.start(tokenizer, models, optimizer)
     if run.step == 0:
         run.log(*evaluate(models, tokenizer, eval_problems, config, 0))
@@ -573,18 +578,26 @@ def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None
 
 
 # ---- Reading and sampling ------------------------------------------------------------------------
-def hidden_and_head(model, prompts, responses):
-    """(hidden states [T,H] that predict each response token, head [V,H]), T = sum |o_i|; None for
-    no model. Padding is on the right and needs no mask: under causal attention nothing sees it."""
-    if model is None:
-        return None
-    model.train(torch.is_grad_enabled())  # checkpointing works in train mode alone
-    texts = [prompt + response[:-1] for prompt, response in zip(prompts, responses)]
-    width = max(map(len, texts))
-    ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])  # [B,width]
-    states = model.base_model(ids.to(model.device), use_cache=False).last_hidden_state
-    hidden = [h[len(t) - len(o) : len(t)] for h, t, o in zip(states, texts, responses)]
-    return torch.cat(hidden), model.get_output_embeddings().weight
+class Policy(torch.nn.Module):
+    """A causal LM. Its forward gives hidden states and head together, so that FSDP, which gathers
+    and frees the weights around it, sees every use of either."""
+
+    def __init__(self, lm):
+        super().__init__()
+        self.lm, self.device, self.dtype = lm, lm.device, lm.dtype
+
+    def forward(self, prompts, responses):
+        """(hidden states [T,H] that predict each response token, head [V,H]), T = sum |o_i|.
+        Padding is on the right and needs no mask: under causal attention nothing sees it."""
+        self.train(torch.is_grad_enabled())  # checkpointing works in train mode alone
+        texts = [prompt + response[:-1] for prompt, response in zip(prompts, responses)]
+        width = max(map(len, texts))
+        ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])  # [B,width]
+        states = self.lm.base_model(ids.to(self.device), use_cache=False).last_hidden_state
+        hidden = [h[len(t) - len(o) : len(t)] for h, t, o in zip(states, texts, responses)]
+        head = self.lm.get_output_embeddings().weight
+        # FSDP hangs its hooks on the view; what it will not gather again is freed after the forward
+        return torch.cat(hidden), head.view_as(head) if head.requires_grad else head.clone()
 
 
 def packed(items, length, budget):
@@ -632,6 +645,7 @@ def sample(model, prompts, stops, config, seed, phase="rollouts"):
     each makes every RANKS-th call, draw as one would."""
     calls = packed(prompts, lambda p: len(p) + config.max_new_tokens, config.rollout_tokens)
     responses = []
+    gather(model, whole=True)  # or ranks that sample would wait for each other at each token
     for i, call in progress(list(enumerate(calls))[RANK::RANKS], phase):
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(random.Random(f"{seed} {i}").getrandbits(63))
@@ -652,7 +666,8 @@ def generate(model, prompts, stops, config):
     ids = torch.tensor([[stops[0]] * (width - len(p)) + p for p in prompts])  # [B,width]
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]).to(model.device)
     model.eval()  # in train mode, checkpointing drops the KV cache: wrong text
-    rows = model.generate(ids.to(model.device), attention_mask=mask, generation_config=settings)
+    more = {"attention_mask": mask, "synced_gpus": False}  # FSDP has gathered all weights
+    rows = model.lm.generate(ids.to(model.device), generation_config=settings, **more)
     rows = rows[:, width:].tolist()
     ends = [next((i for i, token in enumerate(row, 1) if token in stops), None) for row in rows]
     return [row[:end] for row, end in zip(rows, ends)]
@@ -885,8 +900,7 @@ def rollout_metrics(groups):
 
 
 # ---- Ranks ---------------------------------------------------------------------------------------
-# torchrun starts a process per GPU. Each holds all bf16 weights: no rollout waits for another GPU.
-# What no GPU could hold is shared: sums, master weights, moments have an owner; pi_0 is sharded.
+# torchrun starts a process per GPU. Calls and micro-batches are dealt out; FSDP shards the weights.
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 NOW = {"phase": "loading"}  # for the message of an out-of-memory error
 
@@ -926,64 +940,59 @@ def summed(figures):
     return dict(zip(figures, total.tolist()))
 
 
+def gather(policy, whole):
+    """Has each rank hold the whole model, or its shards alone. Nothing to do on one CPU."""
+    for module in policy.modules():
+        if isinstance(module, fsdp.FSDPModule):
+            module.unshard() if whole else module.reshard()
+
+
+def shard(policy, config):
+    """Has FSDP keep a model: the ranks' shards, on the host where they would take over a quarter of
+    a GPU. The student's are its float32 masters, gathered in the dtype of `policy` at first use and
+    kept until the optimizer's step, and its gradients are summed in float32; all other models are
+    gathered layer by layer, for a forward alone."""
+    if not dist.is_initialized():  # one CPU
+        return policy
+    parameters = list(policy.parameters())
+    offload, trained = config.offload_optimizer == "true", parameters[0].requires_grad
+    if config.offload_optimizer == "auto" and policy.device.type == "cuda":
+        needs = 16 * sum(p.numel() for p in parameters) / RANKS  # masters, sums, moments
+        offload = needs > torch.cuda.get_device_properties(policy.device).total_memory / 4
+    options = {"mp_policy": fsdp.MixedPrecisionPolicy(policy.dtype, torch.float32)}
+    options |= {"offload_policy": fsdp.CPUOffloadPolicy()} if offload else {}
+    kinds = policy.lm._no_split_modules or ()
+    for part in [*(m for m in policy.modules() if type(m).__name__ in kinds), policy]:
+        part = part.float() if trained else part
+        fsdp.fully_shard(part, reshard_after_forward=not trained, **options)
+        part.set_reshard_after_backward(False)
+        part.set_gradient_divide_factor(1.0)  # a sum: our weights know the whole batch
+        part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+    with torch.no_grad():
+        policy([[0]], [[0, 0]])  # what runs first is FSDP's root: all of it, not a layer
+    gather(policy, whole=False)  # the optimizer is to see the shards
+    return policy
+
+
 # ---- The optimizer -------------------------------------------------------------------------------
-class MasterAdamW:
-    """AdamW (.9, .95, eps 1e-8, no decay) on float32 master weights, gradients summed in float32.
-    At lr 1e-6 AdamW straight on bf16 weights changes 2% of them in 50 steps. The ranks own the
-    weights by turns: only a weight's owner has its sum, master and moments."""
+def adamw(policy, config):
+    """AdamW (.9, .95, eps 1e-8, no decay) on float32 weights: at lr 1e-6, on bf16 weights it would
+    change 2% of them in 50 steps."""
+    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
+    return torch.optim.AdamW(policy.parameters(), config.learning_rate, **options)
 
-    def __init__(self, model, config):
-        self.max_norm, self.sums = config.max_grad_norm, {}  # no sums while rollouts need the room
-        self.weights = [p for p in model.parameters() if p.requires_grad]
-        offload = config.offload_optimizer == "true"
-        if config.offload_optimizer == "auto" and model.device.type == "cuda":
-            needs = 16 * sum(w.numel() for w in self.weights) / RANKS  # sums, masters, moments
-            offload = needs > torch.cuda.get_device_properties(model.device).total_memory / 4
-        device, mine = "cpu" if offload else model.device, range(RANK, len(self.weights), RANKS)
-        masters = [self.weights[i].detach().to(device, torch.float32, copy=True) for i in mine]
-        self.master = dict(zip(mine, masters))
-        self.adamw = torch.optim.AdamW(
-            masters, config.learning_rate, (0.9, 0.95), weight_decay=0.0, fused=True
-        )
-        for i, weight in enumerate(self.weights):
-            weight.register_post_accumulate_grad_hook(functools.partial(self.collect, i))
 
-    def collect(self, i, weight):
-        """Runs when a micro-batch's gradient of one weight is complete: adds and frees it."""
-        gradient, weight.grad = weight.grad.float(), None
-        if RANKS > 1:
-            dist.reduce(gradient, i % RANKS)
-        if i in self.master:
-            self.sums[i] = self.sums[i].add_(gradient) if i in self.sums else gradient
-
-    @torch.no_grad()
-    def step(self):
-        """Clips, steps, clears; skips where the norm is not finite. Gives the norm before."""
-        squares = sum(total.norm().double().square().item() for total in self.sums.values())
-        norm = math.sqrt(summed({"squares": squares})["squares"])
-        if not math.isfinite(norm):
-            say(f"step skipped: the gradient's norm is {norm}")
-            self.sums.clear()
-        while self.sums:  # one by one: there is no room for all gradients twice
-            i, total = self.sums.popitem()
-            total.mul_(min(1.0, self.max_norm / (norm + 1e-6)))
-            self.master[i].grad = total.to(self.master[i].device)
-            self.adamw.step()
-            self.master[i].grad = None
-            self.weights[i].copy_(self.master[i])
-        for i, weight in enumerate(self.weights) if RANKS > 1 else ():
-            dist.broadcast(weight.detach(), i % RANKS)
-        return norm
-
-    @torch.no_grad()
-    def load(self, state):
-        """Takes over what some rank has saved: all weights, and what this rank owns of the rest."""
-        for i, (saved, moments) in state.items():
-            self.weights[i].copy_(saved)
-            if i in self.master:
-                self.master[i].copy_(saved)
-                moments = {k: v.to(self.master[i].device, copy=True) for k, v in moments.items()}
-                self.adamw.state[self.master[i]] = moments
+def optimizer_step(policy, optimizer, config):
+    """Clips, steps, clears; skips where the norm is not finite. Gives the norm before."""
+    gather(policy, whole=False)  # the step changes the shards
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    else:
+        say(f"step skipped: the gradient's norm is {norm}")
+    optimizer.zero_grad()
+    return norm
 
 
 # ---- Loading the models --------------------------------------------------------------------------
@@ -1010,11 +1019,12 @@ def load_models(config):
     """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU. InputError, one
     line, for whatever a folder, a tokenizer or a template does wrong."""
     cuda, path, context = torch.cuda.is_available(), config.model, METHODS[config.method].context
-    if RANKS > 1 and not dist.is_initialized():  # torchrun started us
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     device = "cuda" if cuda else "cpu"
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if (cuda or RANKS > 1) and not dist.is_initialized():
+        one = {} if RANKS > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **one)
     local = path.count("/") > 1 or "/" in path and Path(path).parent.exists()
     if local and not Path(path).exists():  # else a hub would be asked for runs/hsd
         raise InputError(f"there is no folder {path}")
@@ -1025,7 +1035,7 @@ def load_models(config):
         model, found = AutoModelForCausalLM.from_pretrained(path, **options)
         if found["missing_keys"]:  # else they would be drawn at random, and again for pi_0
             raise ValueError(f"its weights lack {min(found['missing_keys'])}")
-        return model.to(device).requires_grad_(trained)
+        return Policy(model.to(device).requires_grad_(trained))
 
     try:
         shape = load_shape(path)
@@ -1033,23 +1043,21 @@ def load_models(config):
         if not prompt_ids(tokenizer, "1+1=?", config.thinking):
             raise ValueError("its tokenizer has no vocabulary")
         student = load(trained=True)
-        stops = student.generation_config.eos_token_id  # what ends a response
+        stops = student.lm.generation_config.eos_token_id  # what ends a response
         stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
         if not stops:
             raise ValueError("neither its generation_config nor its tokenizer has an EOS token")
         # generate() fills what we leave open from here: pi alone may shape the rollouts
-        student.generation_config = GenerationConfig(eos_token_id=sorted(stops))
+        student.lm.generation_config = GenerationConfig(eos_token_id=sorted(stops))
         if config.gradient_checkpointing:
-            student.gradient_checkpointing_enable({"use_reentrant": False})
+            student.lm.gradient_checkpointing_enable({"use_reentrant": False})
         probe(student, config)
+        student = shard(student, config)
         initial = average = None  # one copy is both pi_0 and frozen teacher
         if config.beta or context and config.teacher == "frozen":
-            initial = load()
-            for layer in initial.modules() if RANKS > 1 else ():
-                if type(layer).__name__ in initial._no_split_modules:
-                    fully_shard(layer)
+            initial = shard(load(), config)
         if context and config.teacher == "ema":
-            average = load().float()  # bf16 would round its steps of 1% away
+            average = shard(load().float(), config)  # bf16 would round its steps of 1% away
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # transformers raises what its many parts raise
@@ -1061,25 +1069,26 @@ def load_models(config):
 def probe(model, config):
     """Tries on a few tokens what this file takes for granted of a causal LM. ValueError, which says
     what does not hold: log-probs would be wrong, or rollouts, and nothing would tell."""
-    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    lm = model.lm
+    head, embeddings = lm.get_output_embeddings().weight, lm.get_input_embeddings().weight
     ids = random.Random(0).choices(range(min(len(head), len(embeddings))), k=23)
     prompts, responses = [ids[:3], ids[3:12]], [ids[12:19], ids[19:]]
 
     def alone(responses):
         """The model's own logits, [T,V] float32, of each text by itself."""
         texts = [torch.tensor([p + r], device=model.device) for p, r in zip(prompts, responses)]
-        logits = [model.eval()(text, attention_mask=torch.ones_like(text)).logits for text in texts]
+        logits = [lm.eval()(text, attention_mask=torch.ones_like(text)).logits for text in texts]
         return torch.cat([x[0, len(p) - 1 : -1].float() for p, x in zip(prompts, logits)])
 
     with torch.no_grad():
-        hidden = hidden_and_head(model, prompts, responses)[0]
+        hidden = model(prompts, responses)[0]
         # Random weights make small logits, where a softcap does not show. Powers of 2 are exact.
         size = alone(responses).abs().max().item()
         if not math.isfinite(size):
             raise ValueError("its weights, or its logits, are not finite")
         scale = 2.0 ** math.ceil(math.log2(64 / size)) if size else 1.0
         head.mul_(scale)
-        want, got = alone(responses), project(hidden_and_head(model, prompts, responses)[0], head.T)
+        want, got = alone(responses), project(model(prompts, responses)[0], head.T)
         greedy = replace(config, temperature=0.0, max_new_tokens=6)
         continued = generate(model, prompts, [0], greedy)
         ahead = alone(continued)
@@ -1090,7 +1099,7 @@ def probe(model, config):
     tokens = torch.tensor([[token] for ids in continued for token in ids], device=ahead.device)
     if (ahead.max(-1).values - ahead.gather(-1, tokens)[:, 0]).max() > close * want.abs().max():
         raise ValueError("prompts that are padded to the left do not go on as they do alone")
-    trained = [hidden_and_head(model, prompts, responses)[0] for _ in range(2)]
+    trained = [model(prompts, responses)[0] for _ in range(2)]
     if max((x - hidden).abs().max() for x in trained) > close * hidden.abs().max():
         raise ValueError("a pass in train mode is not what one in eval mode is")
     trained[0].sum().backward()
@@ -1098,7 +1107,7 @@ def probe(model, config):
 
 
 # ---- The folder of a run -------------------------------------------------------------------------
-MAY_DIFFER = (
+MAY_DIFFER = [
     "steps",
     "save_every",
     "eval_every",
@@ -1106,7 +1115,7 @@ MAY_DIFFER = (
     "overwrite",
     "out",
     "lab",
-)  # on resuming
+]  # on resuming
 
 
 def read_json(path):
@@ -1119,8 +1128,9 @@ def read_json(path):
 
 def digests(folder):
     """{name: SHA-256} of the files in a checkpoint, but for its manifest."""
-    paths = set(folder.iterdir()) - {folder / "manifest.json"}
-    return {p.name: hashlib.file_digest(p.open("rb"), "sha256").hexdigest() for p in paths}
+    paths = {p for p in folder.rglob("*") if p.is_file()} - {folder / "manifest.json"}
+    names = {p: str(p.relative_to(folder)) for p in paths}
+    return {names[p]: hashlib.file_digest(p.open("rb"), "sha256").hexdigest() for p in paths}
 
 
 @functools.cache  # a process may come back to its folder
@@ -1139,7 +1149,7 @@ class Run:
     draws follow from seed and step: there is no generator's state to keep."""
 
     def __init__(self, config):
-        self.config, self.out, self.states = config, Path(config.out), []
+        self.config, self.out, self.last = config, Path(config.out), None
         self.step, self.rows, self.buffer, self.credit = 0, [], {}, []
         about, read = self.out / "config.json", (config.model, config.train_data, config.eval_data)
         read = [Path(path or "-").resolve() for path in read]
@@ -1157,14 +1167,11 @@ class Run:
     def read_state(self):
         """Reads the last checkpoint. InputError if it is not whole, or of other settings."""
         folders = [self.out / name for name in ("checkpoint", "checkpoint.old")]
-        last = next((folder for folder in folders if folder.exists()), folders[0])
-        saved = {"state-0.pt": ""} | read_json(last / "manifest.json")
-        found = digests(last)
+        self.last = last = next((folder for folder in folders if folder.exists()), folders[0])
+        saved, found = {"run.json": ""} | read_json(last / "manifest.json"), digests(last)
         if wrong := sorted(name for name in saved | found if saved.get(name) != found.get(name)):
             raise InputError(f"cannot resume: {last / wrong[0]} is not what was saved")
-        parts = sorted(last.glob("state-*.pt"))  # one a rank
-        self.states = [torch.load(part, "cpu", weights_only=True, mmap=True) for part in parts]
-        state = self.states[0]
+        state = read_json(last / "run.json")
         for name, old in state["config"].items():
             if (new := vars(self.config).get(name)) != old and name not in MAY_DIFFER:
                 raise InputError(f"cannot resume: --{name} was {old} and is {new}")
@@ -1176,11 +1183,13 @@ class Run:
     def start(self, tokenizer, models, optimizer):
         """Takes weights, moments and teacher from the checkpoint, and writes what the run is."""
         self.tokenizer, self.models, self.optimizer = tokenizer, models, optimizer
-        for state in self.states:
-            optimizer.load(state["optimizer"])
-            if "teacher" in state:
-                models.teacher.load_state_dict(state["teacher"])
-        self.states = []
+        if self.last:
+            saved = self.tensors()
+            dcp.load(saved, checkpoint_id=self.last / "tensors")  # each rank its shards
+            states = {f"{key}_state_dict": saved[key] for key in ("model", "optim")}
+            state_dict.set_state_dict(models.student, optimizer, **states)
+            if "teacher" in saved:
+                models.teacher.load_state_dict(saved["teacher"])
         if RANK == 0:
             lock(self.out)
             for end in ("", ".new", ".old") if self.config.overwrite else ():
@@ -1197,24 +1206,31 @@ class Run:
         (self.out / f"{name}.new").write_text(text, encoding="utf-8")
         (self.out / f"{name}.new").rename(self.out / name)
 
+    def tensors(self):
+        """What the optimizer's steps change: weights, moments, an EMA teacher."""
+        model, optim = state_dict.get_state_dict(self.models.student, self.optimizer)
+        state = {"model": model, "optim": optim}
+        if self.config.teacher == "ema" and self.models.teacher:
+            state["teacher"] = state_dict.get_model_state_dict(self.models.teacher)
+        return state
+
     def save(self, step):
         """Writes checkpoint/ beside the last one, its digests at the end; then takes its place."""
         new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
         buffer = {q: [[r.response, r.text] for r in kept] for q, kept in self.buffer.items()}
         state = {"step": step, "rows": self.rows, "credit": self.credit, "buffer": buffer}
-        state["config"] = asdict(self.config)
-        owned, adamw = self.optimizer.master.items(), self.optimizer.adamw
-        state["optimizer"] = {i: (master, adamw.state[master]) for i, master in owned}
-        if self.config.teacher == "ema" and self.models.teacher:
-            state["teacher"] = self.models.teacher.state_dict()
+        state["config"], policy = asdict(self.config), self.models.student
+        gather(policy, whole=False)
+        whole = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)  # for rank 0
+        weights = state_dict.get_model_state_dict(policy.lm, options=whole)
         try:
             if RANK == 0:
                 shutil.rmtree(new, ignore_errors=True)
-                self.models.student.save_pretrained(new)
+                weights = {name: weight.to(policy.dtype) for name, weight in weights.items()}
+                policy.lm.save_pretrained(new, state_dict=weights)
                 self.tokenizer.save_pretrained(new)
-            summed({})  # the ranks wait for each other
-            torch.save(state, new / f"state-{RANK}.pt")
-            summed({})
+                (new / "run.json").write_text(json.dumps(state))
+            dcp.save(self.tensors(), checkpoint_id=new / "tensors")  # all ranks
             if RANK == 0:
                 (new / "manifest.json").write_text(json.dumps(digests(new)))
                 if last.exists():
@@ -1222,7 +1238,7 @@ class Run:
                     last.rename(old)
                 new.rename(last)
                 shutil.rmtree(old, ignore_errors=True)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             reason = f"cannot save: {first_line(error)}; the last checkpoint is intact"
             raise InputError(reason) from None
 
@@ -1284,9 +1300,7 @@ def credit_rows(models, tokenizer, failed, config):
     for r, other in zip(failed, alone):
         tau, top5 = divergence(r.response, r.peer.response), {}
         for name, prompt in (("teacher", r.teacher_prompt), ("student", r.prompt)):
-            hidden, head = hidden_and_head(
-                getattr(models, name), [prompt + r.response[:tau]], [[0]]
-            )
+            hidden, head = getattr(models, name)([prompt + r.response[:tau]], [[0]])
             p, tokens = project(hidden, head.T)[0].softmax(-1).topk(5)
             top5[name] = list(zip(words(tokens.tolist()), p.tolist()))
         row = {"question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward}

@@ -418,6 +418,7 @@ def train(config):
     run = Run(config)
     train_problems, eval_problems = load_data(config)
     tokenizer, models = load_models(config)
+    check_lengths(models.student, tokenizer, train_problems + eval_problems, config)
     optimizer = adamw(models.student, config) if config.steps else None
     run.start(tokenizer, models, optimizer)
     if run.step == 0:
@@ -631,12 +632,47 @@ def set_credit(models, rollouts, config):
 
 def prompt_ids(tokenizer, text, thinking=False):
     """Token ids of a user's message, up to where the assistant begins to write. Student and teacher
-    share it: with thinking on for one alone, their first tokens would disagree for no reason."""
+    share it: with thinking on for one alone, their first tokens would disagree for no reason. A
+    control token's name in the message stays text."""
     if tokenizer.chat_template is None:
-        return tokenizer(text + "\n").input_ids
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
-    text = tokenizer.apply_chat_template([{"role": "user", "content": text}], **options)
-    return tokenizer(text, add_special_tokens=False).input_ids
+        return tokenizer(text + "\n", split_special_tokens=True).input_ids
+    before, after = rendered(tokenizer, ["\0"], thinking).split("\0")
+    parts = [tokenizer(part, add_special_tokens=False).input_ids for part in (before, after)]
+    text = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return parts[0] + text + parts[1]
+
+
+def rendered(tokenizer, turns, thinking):
+    """The chat template's text of some turns, the user's first, up to where the assistant begins to
+    write. Some templates write the date: a run has but one."""
+    roles = [{"role": ("user", "assistant")[i % 2], "content": x} for i, x in enumerate(turns)]
+    options = {"add_generation_prompt": len(turns) % 2 > 0, "enable_thinking": thinking}
+    one_date = "{% macro strftime_now(form) %}14 Jun 2026{% endmacro %}"
+    options["chat_template"] = one_date + tokenizer.get_chat_template()
+    text = tokenizer.apply_chat_template(roles, tokenize=False, **options)
+    if lost := [turn for turn in turns if text.count(turn) != 1]:
+        raise ValueError(f"its chat template drops or repeats a message: {lost}")
+    return text
+
+
+def stop_tokens(model, tokenizer):
+    """What ends a response: the model's and the tokenizer's EOS, and the token with which the
+    template closes a turn. ValueError if there is none."""
+    stops = model.generation_config.eos_token_id
+    stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
+    if tokenizer.chat_template is not None:
+        end = rendered(tokenizer, ["\0", "\1"], False).partition("\1")[2]
+        ids, added = (
+            tokenizer(end, add_special_tokens=False).input_ids,
+            tokenizer.added_tokens_decoder,
+        )
+        closing = {token for token in ids if token in added and added[token].special}
+        if closing and not closing & stops:
+            say(f"the chat template closes a turn with {end.strip()}: now that ends a response")
+            stops |= {next(token for token in ids if token in closing)}
+    if not stops:
+        raise ValueError("neither its generation_config nor its tokenizer has an EOS token")
+    return sorted(stops)
 
 
 def sample(model, prompts, stops, config, seed, phase="rollouts"):
@@ -824,6 +860,18 @@ def load_data(config):
     return problems, held_out
 
 
+def check_lengths(model, tokenizer, problems, config):
+    """InputError where a question, a peer and a response may take more positions than there are."""
+    longest = sorted(problems, key=lambda p: len(p.question))[-32:]
+    texts = [request(p, {"answer": p.answer or "", "peer": ""}) for p in longest]
+    tokens = max(len(prompt_ids(tokenizer, text, config.thinking)) for text in texts)
+    tokens += min(config.max_peer_tokens, config.max_new_tokens) + config.max_new_tokens
+    positions = getattr(model.lm.config.get_text_config(), "max_position_embeddings", math.inf)
+    if tokens > positions:  # math.inf: recurrent models have none
+        reason = f"question, peer and response may take {tokens} tokens of {positions} positions"
+        raise InputError(f"{reason}: lower --max_new_tokens or --max_peer_tokens")
+
+
 def questions_of_step(problems, step, config):
     """The Q problems of a step (counted from 0). The order of each pass over the data follows from
     seed and pass alone, so a resumed run needs to know nothing but its step."""
@@ -903,12 +951,14 @@ def rollout_metrics(groups):
 # torchrun starts a process per GPU. Calls and micro-batches are dealt out; FSDP shards the weights.
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 NOW = {"phase": "loading"}  # for the message of an out-of-memory error
+SECONDS = Counter()  # by phase
 
 
 def progress(iterable, phase, total=None):
-    """A progress bar, where there is a terminal, over a phase of the run."""
-    NOW["phase"] = phase
-    return tqdm(iterable, phase, total, leave=False, disable=True if RANK else None)
+    """A progress bar, where there is a terminal, over a phase of the run, whose time it takes."""
+    NOW["phase"], start = phase, time.time()
+    yield from tqdm(iterable, phase, total, leave=False, disable=True if RANK else None)
+    SECONDS[phase] += time.time() - start
 
 
 def say(text):
@@ -1008,6 +1058,8 @@ def load_shape(path):
     """A model's configuration, with every dropout and jitter at 0: teacher and student must not
     differ by chance. (They are not always nn.Dropout modules.)"""
     shape = transformers.AutoConfig.from_pretrained(path)
+    if hasattr(shape, "quantization_config") or shape.is_encoder_decoder:
+        raise ValueError("it is quantized, or has an encoder: neither can be trained here")
     for part in (shape, shape.get_text_config()):
         for name, value in vars(part).items():
             if isinstance(value, float) and re.search("drop|jitter", name):
@@ -1043,12 +1095,9 @@ def load_models(config):
         if not prompt_ids(tokenizer, "1+1=?", config.thinking):
             raise ValueError("its tokenizer has no vocabulary")
         student = load(trained=True)
-        stops = student.lm.generation_config.eos_token_id  # what ends a response
-        stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
-        if not stops:
-            raise ValueError("neither its generation_config nor its tokenizer has an EOS token")
         # generate() fills what we leave open from here: pi alone may shape the rollouts
-        student.lm.generation_config = GenerationConfig(eos_token_id=sorted(stops))
+        stops = stop_tokens(student.lm, tokenizer)
+        student.lm.generation_config = GenerationConfig(eos_token_id=stops)
         if config.gradient_checkpointing:
             student.lm.gradient_checkpointing_enable({"use_reentrant": False})
         probe(student, config)
@@ -1197,6 +1246,15 @@ class Run:
             versions = {"torch": torch.__version__, "transformers": transformers.__version__}
             self.write("config.json", [asdict(self.config) | versions])
             self.write("metrics.jsonl", self.rows)
+        policy, config, resident = models.student, self.config, "nowhere: there are no steps"
+        if optimizer:
+            resident = f"on {optimizer.param_groups[0]['params'][0].device}, float32"
+        size = sum(p.numel() for p in policy.parameters())
+        say(f"{config.model}: {size:,} parameters, {policy.dtype} on {policy.device} x {RANKS}")
+        say(f"master weights, sums of gradients and AdamW's moments: {resident}")
+        say(
+            f"tokens: {config.rollout_tokens:,} a call, {config.micro_batch_tokens:,} a micro-batch"
+        )
 
     def write(self, name, rows):
         """Writes a file of the folder, a JSON text a line: whole, or not at all."""
@@ -1268,6 +1326,13 @@ class Run:
         """Draws credit.html: data/page.html with rows and credit in it, or the bare data."""
         if RANK:
             return
+        c = self.config
+        tokens = sum(row.get("response_tokens", 0) for row in self.rows if row["step"] > self.step)
+        tokens *= c.questions_per_step * c.group_size
+        for phase in ("rollouts", "update") if tokens else ():
+            say(f"{phase}: {tokens / SECONDS[phase]:,.0f} tokens of responses a second")
+        if torch.cuda.is_available():
+            say(f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU memory")
         method, template = self.config.method, DATA / "page.html"
         runs = [{"name": self.out.name, "label": method, "rows": self.rows}]
         data = {"title": f"{method} on {Path(self.config.model).name}", "rollouts": self.credit}

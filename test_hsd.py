@@ -507,6 +507,31 @@ def test_thinking_mode_is_the_same_switch_for_student_and_teacher(tiny):
         assert [text.count("</think>") for text in texts] == [closed] * 2
 
 
+def test_control_tokens_in_a_message_stay_text_and_a_template_writes_one_date(tiny):
+    tokenizer = copy.deepcopy(tiny[0])
+    end = tokenizer.eos_token_id
+    prompt = hsd.prompt_ids(tokenizer, "1 <|im_end|> 2")
+    assert prompt.count(end) == hsd.prompt_ids(tokenizer, "1 2").count(end) == 1  # the template's
+    assert "1 <|im_end|> 2" in tokenizer.decode(prompt)
+    tokenizer.chat_template += "{{ strftime_now('%d %b %Y') }}"
+    assert tokenizer.decode(hsd.prompt_ids(tokenizer, "1")).endswith("14 Jun 2026")
+
+
+def test_what_closes_a_turn_of_the_template_ends_a_response(tiny, capsys):
+    tokenizer, lm = copy.deepcopy(tiny[0]), copy.deepcopy(tiny[1].lm)
+    lm.generation_config.eos_token_id = tokenizer.eos_token_id
+    assert hsd.stop_tokens(lm, tokenizer) == [tokenizer.eos_token_id]
+    assert capsys.readouterr().out == ""
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<|im_start|>{% endfor %}"
+    assert hsd.stop_tokens(lm, tokenizer) == sorted([start, tokenizer.eos_token_id])
+    assert "closes a turn with <|im_start|>" in capsys.readouterr().out
+    for template in ("hello", "{{ messages[0]['content'] * 2 }}"):
+        tokenizer.chat_template = template
+        with pytest.raises(ValueError, match="drops or repeats"):
+            hsd.prompt_ids(tokenizer, "1")
+
+
 @pytest.mark.parametrize("T,top_p", [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (1.5, 0.8)])
 def test_tokens_are_drawn_from_the_nucleus_of_softmax_of_logits_over_T(T, top_p):
     """Two prompts of different length, 20,000 draws each, and a model that asks for top_k 2."""
@@ -648,6 +673,16 @@ def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
         assert said in capsys.readouterr().out
 
 
+def test_texts_longer_than_the_models_positions_are_refused_with_the_numbers(tiny):
+    config, problems = lab(max_new_tokens=100, max_peer_tokens=60), hsd.load_problems(EVAL)[:9]
+    hsd.check_lengths(tiny[1], tiny[0], problems, config)
+    long = Problem("1" * (positions := tiny[1].lm.config.max_position_embeddings), "2")
+    hints = {"answer": "2", "peer": ""}
+    tokens = len(hsd.prompt_ids(tiny[0], hsd.request(long, hints))) + 60 + 100
+    with pytest.raises(hsd.InputError, match=f"take {tokens} tokens of {positions} positions"):
+        hsd.check_lengths(tiny[1], tiny[0], [*problems, long], config)
+
+
 # ---- Evaluation and metrics ----------------------------------------------------------------------
 def test_pass_at_k_by_enumeration_and_the_share_of_credit_near_tau_by_hand():
     for n, c, k in ((5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 1), (7, 1, 7), (6, 3, 4)):
@@ -687,9 +722,13 @@ SPY = """if True:
     load, verify, seen = hsd.load_models, hsd.verify_rollouts, {"responses": []}
     def spy_load(config):
         tokenizer, models = load(config)
-        layers = list(models.reference.parameters())
-        seen["whole"] = sum(p.numel() for p in layers)
-        seen["here"] = sum(getattr(p, "_local_tensor", p).numel() for p in layers)
+        def held(policy):
+            return sum(getattr(p, "_local_tensor", p).numel() for p in policy.parameters())
+        seen["held"] = [held(models.reference), held(models.student)]
+        models.reference([[1, 2]], [[3]]), models.student([[1, 2]], [[3]])
+        seen["held"] += [held(models.reference), held(models.student)]
+        hsd.gather(models.student, whole=False)
+        seen["held"].append(held(models.student))
         return tokenizer, models
     def spy_verify(rollouts):
         seen["responses"].append([r.response for r in rollouts])
@@ -723,7 +762,10 @@ def test_two_processes_give_the_rollouts_losses_and_weights_of_one(tmp_path):  #
     names = ("one-0", "two-0", "two-1")
     whole, *halves = (json.loads((tmp_path / f"{n}.json").read_text()) for n in names)
     assert [half["responses"] for half in halves] == [whole["responses"]] * 2
-    assert whole["here"] == whole["whole"] >= max(half["here"] for half in halves) / 0.6  # sharded
+    size = whole["held"][0]
+    assert whole["held"] == [size] * 5
+    for half in halves:  # pi_0 and student before and after a forward; the student, put back
+        assert [round(n / size, 1) for n in half["held"]] == [0.5, 0.5, 0.5, 1.0, 0.5]
     for a, b in zip(rows_of(one), rows_of(two), strict=True):
         assert a == {k: v and pytest.approx(v, rel=2e-4, abs=1e-7) for k, v in b.items()}
     paths = (TINY, one / "checkpoint", two / "checkpoint")
@@ -732,6 +774,20 @@ def test_two_processes_give_the_rollouts_losses_and_weights_of_one(tmp_path):  #
     assert apart < 1e-4 * moved
     assert run("--resume", out=two, steps=3) == 0  # what two have saved, one goes on from
     assert [row["step"] for row in rows_of(two)] == [0, 1, 2, 2, 3, 3]
+    for process in launch(SPY, one, "--resume", "--steps=3", f"--out={one}", ranks=2):
+        assert process.communicate()[1] == "" and process.returncode == 0
+    last = [rows_of(out)[-2] for out in (one, two)]
+    assert last[0] == {k: v and pytest.approx(v, rel=2e-3, abs=1e-6) for k, v in last[1].items()}
+
+
+@pytest.mark.parametrize("method", ["hsd", "dapo"])
+def test_a_rank_with_nothing_to_do_keeps_the_others_company(tmp_path, method):  # slow: 8 s
+    """One question, one rollout, one micro-batch; dapo drops it, and trains on nothing."""
+    small = {"questions_per_step": 1, "group_size": 1, "eval_questions": 1, "eval_samples": 1}
+    small |= {"steps": 2, "method": method, "compile": False, "out": tmp_path / "run"}
+    for process in launch(SPY, tmp_path / "x", *(f"--{k}={v}" for k, v in small.items()), ranks=2):
+        assert process.communicate()[1] == "" and process.returncode == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 2, 2]
 
 
 # ---- The optimizer -------------------------------------------------------------------------------
@@ -874,7 +930,8 @@ REFUSED = {  # family: (what is said, how its weights are edited, its values)
     "phi": (HEAD, lambda model: model.lm_head.bias.normal_(), {}),
     "llama": ("not finite", lambda model: model.lm_head.weight[7].fill_(math.nan), {}),
     "rwkv": ("padded to the left", None, {"attention_hidden_size": 32}),
-    "t5": ("T5Config", None, {"d_model": 32, "d_kv": 8, "num_layers": 2}),
+    "t5": ("has an encoder", None, {"d_model": 32, "d_kv": 8, "num_layers": 2}),
+    "qwen2": ("is quantized", None, {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
 }
 
 

@@ -40,6 +40,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import mpmath
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -709,48 +710,296 @@ def generate(model, prompts, stops, config):
     return [row[:end] for row, end in zip(rows, ends)]
 
 
-# ---- Answers and programs (section 5) ------------------------------------------------------------
-IDLE = []  # answers.py processes that wait for their next question
+# ---- Answers: read at a point, compared by value at eleven points --------------------------------
+MP = mpmath.MPContext()  # our own: nobody else's precision changes
+MP.dps, TINY = 80, MP.mpf(10) ** -50  # 50 digits count; the others are for what cancels
+LONGEST, WORK, BITS = 400, 10_000, 25_000  # characters, steps of about 3 us, size of a fraction
+SPANS = [(2, 9, 1), (111, 999, 97), (101, 999, 1), (100001, 999999, 7), (1, 6, 7)]
+SPANS.append((2, 16, Fraction(1, 60)))  # from, to, over: the last are multiples of 60
+SIGN = r"\\mathbb\{R\}|\\\{\\\}|\^\{?\\circ\}?|\\?[A-Za-z]+|\\%|[<>]=|[^\x00-\x7f]"
+SAME = r"""- − –; * \cdot \times × ·; / \div ÷; ≤ <= \le \leq \leqslant; ≥ >= \ge \geq \geqslant;
+    < \lt; > \gt; ≠ \ne \neq; ∪ \cup; ∈ \in; ∞ \infty; ≈ \approx; ± \pm; ^2 ²; ^3 ³; π \pi pi;
+    α \alpha; β \beta; γ \gamma; δ \delta; ε \epsilon; θ \theta; λ \lambda; μ \mu; ρ \rho; σ \sigma;
+    φ \phi \varphi; ω \omega; ( \langle; ) \rangle; \frac \dfrac \tfrac; (-∞,∞) \mathbb{R}; e^ \exp;
+    ∅ \emptyset \varnothing \{\}; \binomial \binom \dbinom; | \lvert \rvert \vert; % \% percent;
+    \root{2} \sqrt √ sqrt; \log \ln ln log; \base{10}\log \lg; \sin sin; \cos cos; \tan tan;
+    \asin \arcsin; \acos \arccos; \atan \arctan; \floor{ \lfloor; \ceil{ \lceil; } \rfloor \rceil;
+    ° \degree degrees ^\circ ^{\circ}; \$ dollar dollars; € euro euros; "in" inch inches;
+    "m" meter meters; "km" km kilometer kilometers; "cm" cm centimeters; "ft" ft foot feet;
+    "h" hour hours hr; "g" gram grams; "s" second seconds sec; "minute" min; "L" liter liters"""
+SAME = {word: row.split()[0] for row in SAME.split(";") for word in row.split()}  # to the first
+UNIT = (
+    r"[ckm]?m|[ghsL]|kg|ft|in|mph|mile|yard|minute|day|week|month|year|gallon|cent|unit|way|person"
+)
+UNIT = rf'°|\\\$|€|£|"(?:(?:{UNIT})s?|square|cubic|per|people)"'
+UNITS = rf"(?<=[\w)}}])(?:\s*/?\s*(?:{UNIT})(?:\s*(?:/[hs]\b|\^{{?\d}}?))*)+(?!\s*[\w.])|\\\$|€|£"
+NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?!\d))?|\.\d+"
+UNKNOWN = (  # f(x+1), f^{-1}(0); 101_2; a letter with what belongs to it: x_1, y', P(0)
+    r"[fgFG](?:\^\{-1\})?'*\([^()]*\)|\d+_(?:\d+|\{\w+\})|[A-Za-zα-ω](?:_(?:\d+|[A-Za-z]|\{[^{}]*"
+    r"\}))?'*(?:(?<![eiπ])\((?:[^()A-Za-z\\]*|[A-Za-z])\))?"
+)
+TOKEN = rf'\\[A-Za-z]+|\\.|"[^"]*"|{UNKNOWN}|{NUMBER}|\S'
+LABEL = rf'(?:{UNKNOWN}|(?:\\angle\s*)?[A-Z]{{1,3}}|"[^"]*"|\([A-Za-z](?:,\s*[A-Za-z])+\))'
+WORTH = r"(?:[\w.^]|(?<=\^)\{.*?\})"  # what a function without brackets is of, as in \sin 2x
+PLAIN = (  # in this order; all words come into quotes
+    (r"(?<=\d)(?:,\\!\s*|\{,\}|\\,| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1 000
+    (r"(?<!\\)(?:\\[()\[\]!,:;> ]|\$)|~|\\(left|right|displaystyle|[bB]ig+[lr]?|q?quad)\b", " "),
+    (r"\\begin\s*\{(?:[pbB]?matrix|array)\}(?:\s*\{[clr|]*\})?", "("),
+    (r"(?:\\\\\s*)?\\end\s*\{(?:[pbB]?matrix|array)\}", ")"),
+    (r"(?<=[\d\s}])\\(?:text|mathrm|mbox)\s*\{\s*([mghsL])(/[hs])?\s*\}", r'"\1"\2'),
+    (r"\\(?:(?:text|math)(?:rm|bf|it)?|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
+    (r'(?<![\\A-Za-z"])(?:[A-Za-z]{4,}|and|or|mm|kg|mph|day|per|way)(?![A-Za-z])', r'"\g<0>"'),
+    (r'[,;]?\s*"(?:and|or)"|;', ","),
+    (r"(\\(?:sin|cos|tan|cot|sec|csc)\b[^°]{,40}?)([\d.]+)\s*°", r"\1{\2π/180}"),
+    (r"(\d*\.\d*)\\overline\s*\{(\d+)\}", r"\\fabs{\1" + r"\2" * 60 + "}"),  # not exact
+    (r"(\\(?:frac|binomial)(?:\s*\{[^{}]*\})?)\s*(\d)", r"\1{\2}"),
+    (r"(\\(?:frac|binomial)(?:\s*\{[^{}]*\})?)\s*(\d)", r"\1{\2}"),  # both of \frac12
+    (r"(?<![\d.])(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+/\d+)", r"(\1+\2)"),  # 1 \frac12
+    (r"\|([^|]+)\|", r" \\fabs{\1} "),
+    (r"\\root\{2\}\s*\[([^\[\]]*)\]", r"\\root{\1}"),
+    (r"\\(sin|cos|tan)\s*\^\s*\{\s*-1\s*\}", r"\\a\1 "),
+    (r"(\\[a-z]{3})\s*\^\s*(\{[^{}]*\}|\w)", r"\\power{\2}\1 "),
+    (r"\\log\s*_\s*(\{[^{}]*\}|\w)", r"\\base{\1}\\log "),
+    (rf"(\\a?[a-z]{{3}}h?)(?![a-z])\s*({WORTH}(?: |{WORTH})*)", r"\1{\2}"),
+    (r"^\s*([A-Za-z])\s*≈", r"\1="),
+    (r"(?<=[\w})\]!%])\s*≈.*|\.\s*$", ""),
+)
+PAIRS = {"{}": ",", "\\{\\}": ","} | {kind: kind for kind in ("()", "(]", "[)", "[]")}
+OPENERS, CLOSERS = ("(", "[", "{", "\\{"), ("", ")", "]", "}", "\\}")
+
+
+@functools.lru_cache(256)
+def unknown(name):
+    """An unknown's values at the points: of both signs, whole or not, large or below one."""
+    draw = random.Random(name)
+    values = [Fraction(draw.randint(a, b) * s, c) for a, b, c in SPANS for s in (1, -1)]
+    return [values[2], *draw.sample(values, len(values))]
+
+
+def size(x):
+    """The bits of a fraction; 0 for all other numbers."""
+    return x.numerator.bit_length() + x.denominator.bit_length() if isinstance(x, Fraction) else 0
+
+
+def power(a, b):
+    """a^b; the real root where there is one, as in (-8)^{1/3}."""
+    if abs(b) * size(a) > BITS or a and abs(b * MP.log(abs(a))) > BITS:
+        raise OverflowError("a power")
+    if size(a) and size(b) and b.denominator == 1:
+        return a ** int(b)
+    real = size(a) and size(b) and a < 0 and b.denominator % 2
+    return (-1) ** b.numerator * MP.power(-a, b) if real else MP.power(a, b)
+
+
+FACTORIAL = {n: Fraction(math.factorial(n)) for n in range(1000)}  # the others are not exact
+OPERATORS = {  # how tightly it binds, and what it does if it makes no list
+    **{sign: (strength, None) for strength, sign in enumerate(["\\\\", "&", ",", "∪"], 1)},
+    "+": (6, lambda a, b: a + b),
+    "-": (6, lambda a, b: a + -b),
+    "*": (7, lambda a, b: a * b),
+    "/": (7, lambda a, b: a * b**-1),
+    "": (7, lambda a, b: a * b if a and b else MP.nan),  # side by side; 0 would hide a word
+    "^": (8, power),
+    "!": (9, lambda n: FACTORIAL.get(n) or MP.factorial(n)),
+}
+TWO = {"\\frac": OPERATORS["/"][1], "\\root": lambda n, x: power(x, n**-1)}
+TWO |= {"\\power": lambda n, x: power(x, n), "\\base": lambda b, x: x * MP.log(b) ** -1}
+TWO["\\binomial"] = lambda n, k: MP.binomial(n, k) if abs(n) + abs(k) < 1e99 else MP.nan
+ONE = "fabs floor ceil log sin cos tan cot sec csc asin acos atan sinh cosh tanh"
+ONE = {f"\\{name}": getattr(MP, name) for name in re.findall("[a-z]+", ONE)}
+CONSTANTS = {"e": MP.exp(1), "i": MP.mpc(0, 1), "π": MP.pi * 1, "∞": MP.inf, "∅": (",",)}
+
+
+def same(a, b):
+    """Have two readings one value? In lists and unions the order does not count."""
+    if not isinstance(a, tuple) and not isinstance(b, tuple):
+        scale = abs(a) + abs(b) if a and b else 1  # what cancels is not quite 0
+        return a == b or not (size(a) and size(b)) and abs(a + -b) < TINY * scale
+    if not isinstance(a, tuple) or not isinstance(b, tuple) or a[0] != b[0] or len(a) != len(b):
+        return False
+    if a[0] not in ",∪":
+        return all(map(same, a[1:], b[1:]))
+    return all(sum(same(x, y) for y in a[1:]) == sum(same(x, y) for y in b[1:]) for x in a[1:])
+
+
+class Reader:
+    """Evaluates answers as it reads them, by operator precedence. A list is (what is between or
+    around its items, *items)."""
+
+    work = WORK  # what is left of it
+
+    def equal(self, x, y):
+        """Have two texts one value at every point where both have one, and at most points?"""
+        points = range(1, 12) if re.search(r"_|(?<![\\A-Za-z])[A-Za-zα-ω]", x + y) else [1]
+        agreed = 0
+        for k in points:
+            try:
+                if not same(self.value(x, k), self.value(y, k)):
+                    return False
+                agreed += 1
+            except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
+                continue  # x or y has no value here
+        return agreed > len(points) // 2
+
+    def value(self, text, k):
+        """The value at point k: of 1±x a list, of x < y the difference by its size at point 0."""
+        if "±" in text:
+            a, b = (self.value(text.replace("±", sign), k) for sign in "+-")
+            a, b = (x[1:] if isinstance(x, tuple) and x[0] == "," else [x] for x in (a, b))
+            return (",", *a, *(x for x in b if not any(same(x, y) for y in a)))
+        found, sides = [], re.split("([=≠<>≤≥])", text)
+        for left, sign, right in zip(sides[::2], sides[1::2], sides[2::2]):
+            here, first = (self.value(left, p) + -self.value(right, p) for p in (k, 0))
+            if sign == "=" and same(here, Fraction(0)) and same(first, Fraction(0)):
+                continue  # a true 1 + 1 = 2 is 2
+            if same(here, first):
+                raise ValueError("it says nothing")
+            scale = first if sign in "=≠" else abs(first) if sign in "<≤" else -abs(first)
+            found.append((sign.replace(">", "<").replace("≥", "≤"), here * scale**-1))
+        if found:
+            return (",", *found)
+        self.tokens, self.k = ["", *reversed(re.findall(TOKEN, sides[-1]))], k
+        self.work -= 20
+        value = self.expression()
+        if self.tokens != [""]:
+            raise ValueError("left over")
+        return value
+
+    def apply(self, f, *numbers):
+        """f of numbers, if that is a number and not too much work."""
+        value = f(*numbers) if len(numbers) > 1 or abs(numbers[0]) < 1e99 else MP.nan
+        self.work -= 1 + (size(value) / 1000) ** 2 if size(value) else 20
+        infinite = not abs(value) < math.inf and numbers != (0, math.inf)  # but -∞; or NaN
+        if size(value) > BITS or infinite:
+            raise OverflowError("too large, or not a number")
+        return value
+
+    def expression(self, above=0):
+        """All that binds more tightly than `above`. Side by side means times."""
+        value = self.operand(above)
+        while (sign := self.tokens[-1]) not in CLOSERS and OPERATORS.get(sign, [7])[0] > above:
+            strength, f = OPERATORS[self.tokens.pop() if sign in OPERATORS else ""]
+            others = [] if sign == "!" else [self.expression(strength - (sign == "^"))]
+            if f:
+                value = self.apply(f, value, *others)
+            else:
+                flat = isinstance(value, tuple) and value[0] == sign
+                value = (sign, *(value[1:] if flat else [value]), *others)
+        return value
+
+    def operand(self, above=7):
+        """A number, a letter, a group, or a command with its arguments; all of them with a sign."""
+        token, self.work = self.tokens.pop(), self.work - 4
+        if self.work < 0:
+            raise OverflowError("too much work")
+        if token in ("+", "-"):
+            return self.apply(OPERATORS[token][1], Fraction(0), self.expression(max(above, 6)))
+        if token in OPENERS:
+            value, kind = self.expression(), PAIRS[token + self.tokens.pop()]  # KeyError: unclosed
+            return (kind, *value[1:]) if isinstance(value, tuple) and value[0] == "," else value
+        if token in TWO:
+            return self.apply(TWO[token], self.operand(), self.operand())
+        if token in ONE:
+            return self.apply(ONE[token], self.operand())
+        if token in CONSTANTS:
+            return CONSTANTS[token]
+        if re.fullmatch(NUMBER, token):
+            return Fraction(token)
+        name = re.fullmatch(UNKNOWN, token)[0]  # TypeError: a word
+        return unknown(re.sub(r"[\s{}]", "", name))[self.k]
+
+
+def bare(text, percent="/100"):
+    """A text without units; its label; its value without label: of 1 < x it is (1, ∞)."""
+    text = re.sub(r"(?<=[\d)}])\s*%(?!\s*[\w(\\])", percent, re.sub(UNITS, " ", text)).strip()
+    text = re.sub(r"((?<=\d)\s+|\\frac\s*\{\d+\}\s*\{\d+\}\s*)(?=[\d.])", "?", text)  # two numbers
+    parts = text.split(",")
+    if len(parts) > 1 and all(re.search("[<>≤≥]", part) for part in parts):
+        _, labels, values = zip(*map(bare, parts))
+        return text, labels[0], "∪".join(values)
+    ends = re.split(r"\s*([<>≤≥])\s*", text)[:: -1 if re.search("[>≥]", text) else 1]
+    if len(ends) == 3:
+        ends = [*ends, "<", "∞"] if re.fullmatch(LABEL, ends[2]) else ["-∞", "<", *ends]
+    if len(ends) == 5 and re.fullmatch(LABEL, ends[2]):
+        left, right = "(["[ends[1] in "≤≥"], ")]"[ends[3] in "≤≥"]
+        return text, ends[2], f"{left}{ends[0]},{ends[4]}{right}"
+    label = rf"(^|,)\s*({LABEL})\s*[=∈]"
+    labels = [match[1].strip('(") ') for match in re.findall(label, text)]
+    value = re.sub(label, r"\1", text)
+    return text, ",".join(dict.fromkeys(labels)), f"({value})" if len({*labels}) > 1 else value
+
+
+def plain(text):
+    """The text, or what is in its last box, in one form of the several in use."""
+    if "\\boxed{" in text or "\\fbox{" in text:
+        text = extract_answer(text[-9_000:]) or text
+    text = text if len(text) <= LONGEST else ""
+    if not re.search(r"[(\[;]|^\{|\\\{|,(?!\d{3}(?!\d))", text):  # nothing says that it is a list
+        text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+    text = re.sub(SIGN, lambda m: f" {SAME[m[0]]} " if m[0] in SAME else m[0], text)
+    for pattern, new in PLAIN:
+        text = re.sub(pattern, new, text)
+    return text.strip()
+
+
+def readable(answer):
+    """Can an answer be read as a value? One that cannot matches as text only."""
+    value = bare(plain(answer))[2]
+    return Reader().equal(value, value)
+
+
+def math_equal(candidate, answer):
+    """Are two final answers the same text, or of one value at all points? Bounded for any input."""
+    a, b = plain(candidate), plain(answer)
+    key, other = (re.sub(r'"|(?<=[A-Za-z])"?\.|(?<!\d)\s+|\s+(?!\d)', "", text) for text in (a, b))
+    words = re.search(r"(?<![\\A-Za-z])[A-Za-z]{3}|\d[ap]m|^no$|^\(\w\)$", key, re.IGNORECASE)
+    if key == other or words and key.lower() == other.lower():
+        return bool(key)
+    units, others = (
+        {unit.strip('s"') for unit in re.findall(UNIT + "|%", text)} for text in (a, b)
+    )
+    if units and others and not (units <= others or others <= units):
+        return False
+    reader = Reader()
+    for percent in ("/100", "")[: 1 + ("%" in a + b)]:
+        (x, label, value), (y, other, worth) = bare(a, percent), bare(b, percent)
+        alike = label == other or not label or not other
+        if reader.equal(x, y) or alike and reader.equal(value, worth):
+            return True
+    return False
+
+
+PROSE = (  # what ends an expression in prose, but for the group, which is a part of it
+    r"\\(?:boxed|fbox)\s*\{|(\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+)"
+    r"|(?<![\\A-Za-z\d])(?!(?:and|or)\b)[A-Za-z]{2,}|\b[aAI](?=\s+[\d$\\(])"
+    r"|\n\s*(?:[-*+]\s)?|[.?](?=\s|$)|(?<=\S):(?=\s)|(?<=\d)-(?=[a-z]{2})"
+)
 
 
 def extract_answer(text):
-    """The last boxed expression of a text (braces may nest), else its last number, else None."""
-    opened, last = [], (-1, -1)
-    for brace in re.finditer(r"\\(?:boxed|fbox)\s*\{|(?<!\\)[{}]", text):
+    """The last box that is not empty; else the last number and what it is part of, or None."""
+    opened, boxes = [], []
+    for brace in re.finditer(r"((?<![\w)}\]])-\$?)?\\(?:boxed|fbox)\s*\{|(?<!\\)[{}]", text):
         if brace[0] != "}":
-            opened.append(brace.end() if len(brace[0]) > 1 else None)
-        elif opened and (start := opened.pop()):
-            last = max(last, (start, brace.start()))
-    numbers = re.findall(r"(?:(?<![\w)}])-)?\d+(?:,\d{3})*(?:\.\d+)?", text)
-    return text[slice(*last)].strip() if last[0] >= 0 else numbers[-1] if numbers else None
+            opened.append(brace)
+        elif opened and "box" in (start := opened.pop())[0]:
+            inside = text[start.end() : brace.start()].strip()
+            boxes += [(start.end(), f"-{{{inside}}}" if start[1] else inside)] * bool(inside)
+    if boxes:
+        return max(boxes)[1]
+    parts = re.sub(PROSE, lambda m: m[1] or "\0", text[-2_000:]).split("\0")
+    last = next((part for part in reversed(parts) if re.search(r"\d", part)), "")
+    last = re.sub(r"\\[()\[\]]|\$|^[\s,;]*(?:and|or)\b|\b(?:and|or)\W*$", "", last).strip(" *#,;:=")
+    last = re.sub(r"^(?:[A-Za-z]\s*=\s*)?[(\[]?([^()\[\],=]*)[)\]]?$", r"\1", last)
+    whole = sum(map(last.count, "([{")) == sum(map(last.count, ")]}"))
+    return last if whole and last and not re.search(r"^[+/^<>]|^-\s|[-+*/^<>]$", last) else None
 
 
+# ---- Programs (section 5) --------------------------------------------------------------------------
 def child(script, *arguments, stderr=subprocess.DEVNULL, **options):
     """A process for a script of data/: no torch, no GPU, none of our environment and files."""
     command = [sys.executable, "-I", "-X", "utf8", str(DATA / script), *map(str, arguments)]
     return subprocess.Popen(command, env={}, start_new_session=True, stderr=stderr, **options)
-
-
-def math_equal(candidate, answer):
-    """Are two final answers, plain or LaTeX, equivalent? Equal texts are, and equal numbers; the
-    rest data/answers.py compares by value, in a process that the kernel ends after 5 s. Where this
-    file was copied without it, no others are."""
-    number = r"\s*[-+]?\d{1,99}(\.\d{1,99}|/[1-9]\d{0,99})?\s*"
-    if candidate.split() == answer.split():
-        return True
-    if re.fullmatch(number, candidate) and re.fullmatch(number, answer):
-        return Fraction(candidate) == Fraction(answer)
-    if not (DATA / "answers.py").exists():
-        return False
-    worker = IDLE.pop() if IDLE else None
-    if worker is None or worker.poll() is not None:
-        worker = child("answers.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    print(json.dumps([candidate, answer]), file=worker.stdin, flush=True)
-    if verdict := worker.stdout.readline():
-        IDLE.append(worker)
-        return json.loads(verdict)
-    worker.communicate()  # too long, or too much memory
-    return False
 
 
 def read_tests(row):
@@ -846,8 +1095,11 @@ def load_data(config):
     held_out = load_problems(config.eval_data)[: config.eval_questions]
     if any(p.tests for p in problems + held_out):  # InputError where nothing confines programs
         run_tests("", [{"input": "", "output": ""}])
-    elif not (DATA / "answers.py").exists():
-        say(f"without {DATA / 'answers.py'}, answers can match as texts or plain numbers only")
+    answers = [p.answer for p in problems + held_out if p.answer]
+    if unread := sum(not readable(answer) for answer in progress(answers, "answers")):
+        say(
+            f"{unread} of {len(answers)} answers have no value that can be read: they match as texts"
+        )
     context, asked = METHODS[config.method].context, len(problems)
     lacking = sum(context is not None and not context(Rollout(p, [], [])) for p in problems)
     if lacking and context is solution_alone:
@@ -1156,15 +1408,7 @@ def probe(model, config):
 
 
 # ---- The folder of a run -------------------------------------------------------------------------
-MAY_DIFFER = [
-    "steps",
-    "save_every",
-    "eval_every",
-    "resume",
-    "overwrite",
-    "out",
-    "lab",
-]  # on resuming
+MAY_DIFFER = ("steps", "save_every", "eval_every", "resume", "overwrite", "out", "lab")
 
 
 def read_json(path):

@@ -16,7 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import Counter
+import time
+import tracemalloc
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -30,7 +32,8 @@ import hsd
 from hsd import Config, Models, Problem, Rollout
 
 ROOT, Q = Path(hsd.__file__).parent, Problem("1+1=?", "2", "1+1=2")
-TINY, TRAIN, EVAL = (str(hsd.DATA / name) for name in ("tiny-qwen3", "train.jsonl", "eval.jsonl"))
+NAMES = ("tiny-qwen3", "train.jsonl", "eval.jsonl", "math.jsonl")
+TINY, TRAIN, EVAL, MATH = (str(hsd.DATA / name) for name in NAMES)
 torch.set_num_threads(1)  # the matrices are tiny: more threads only wait for each other
 transformers.utils.logging.disable_progress_bar()
 
@@ -561,27 +564,57 @@ def whole(x):
     return "".join(part if isinstance(part, str) else part[0] * part[1] for part in parts)
 
 
-def cases(name, kind):
-    with open(hsd.DATA / "cases" / f"{name}.jsonl", encoding="utf-8") as file:
-        return [row for row in map(json.loads, file) if row["kind"] == kind]
-
-
 def in_parallel(function, work):
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(function, work))
 
 
-@pytest.mark.parametrize("kind", ["equal", "different", "hostile", "extract"])
+def cases(name):
+    """{kind: rows} of a case file."""
+    kinds = defaultdict(list)
+    for line in (hsd.DATA / "cases" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+        kinds[json.loads(line)["kind"]].append(json.loads(line))
+    return kinds
+
+
+ANSWERS = cases("answers")
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
 def test_answers_are_read_and_compared_as_the_cases_say(kind):
-    rows = cases("answers", kind)
-    if kind == "extract":
-        wrong = [x for x in rows if hsd.extract_answer(whole(x["text"])) != x["extract"]]
-    else:
-        pairs = [(whole(x["candidate"]), whole(x["answer"]), x["want"]) for x in rows]
-        pairs += [(b, a, want) for a, b, want in pairs] if kind != "hostile" else []
-        verdicts = in_parallel(lambda pair: hsd.math_equal(*pair[:2]), pairs)
-        wrong = [pair for pair, verdict in zip(pairs, verdicts) if verdict is not pair[2]]
-    assert wrong == [] and len(rows) >= 50
+    """A row has candidate and answer, in both orders; or a text, with its answer or what to find."""
+
+    def verdict(row):
+        found = hsd.extract_answer(whole(row["text"])) if "text" in row else whole(row["candidate"])
+        if "extract" in row:
+            return found == row["extract"]
+        both = [(found, whole(row["answer"])), (whole(row["answer"]), found)]
+        return [found is not None and hsd.math_equal(*pair) for pair in both] == [row["want"]] * 2
+
+    assert [ascii(row)[:200] for row in ANSWERS[kind] if not verdict(row)] == []
+
+
+def test_a_hostile_answer_takes_no_time_no_memory_and_is_no_python(tmp_path):
+    marker = tmp_path / "marker"
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    assert not any(hsd.math_equal(text, "5") for text in (code, f"sqrt({code})", f"{{{code}}}"))
+    assert not marker.exists()
+    for row in ANSWERS["hostile"]:
+        start = time.process_time()
+        assert not hsd.math_equal(whole(row["candidate"]), "5")
+        assert time.process_time() - start < 0.5  # .05 on an idle machine
+    tracemalloc.start()
+    for row in ANSWERS["hostile"]:
+        hsd.math_equal(whole(row["candidate"]), "5")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_the_golds_of_our_problems_have_values_and_one_more_is_another():
+    golds = {p.answer for p in hsd.load_problems(MATH)}
+    assert [gold for gold in golds if not hsd.readable(gold)] == []
+    assert not any(hsd.math_equal(f"{gold} + 1", gold) for gold in golds if gold[-1].isdigit())
+    assert not hsd.readable("no solution") and not hsd.readable("x" * 100_000)
 
 
 @pytest.mark.parametrize("kind,timeout", [("honest", 10.0), ("hostile", 1.0)])  # slow: 40 s
@@ -589,7 +622,7 @@ def test_honest_programs_pass_and_hostile_ones_fail_and_leave_us_alone(kind, tim
     def verdict(row):
         return hsd.run_tests(whole(row["program"]), [whole(t) for t in row["tests"]], timeout)
 
-    rows, before = cases("programs", kind), (os.getcwd(), dict(os.environ))
+    rows, before = cases("programs")[kind], (os.getcwd(), dict(os.environ))
     verdicts = in_parallel(verdict, rows)
     assert [row["name"] for row, got in zip(rows, verdicts) if got != row["want"]] == []
     assert (os.getcwd(), dict(os.environ)) == before and len(rows) >= 50

@@ -32,8 +32,8 @@ import hsd
 from hsd import Config, Models, Problem, Rollout
 
 ROOT, Q = Path(hsd.__file__).parent, Problem("1+1=?", "2", "1+1=2")
-NAMES = ("tiny-qwen3", "train.jsonl", "eval.jsonl", "math.jsonl")
-TINY, TRAIN, EVAL, MATH = (str(hsd.DATA / name) for name in NAMES)
+NAMES = ("tiny-qwen3", "train.jsonl", "eval.jsonl", "math.jsonl", "code.jsonl")
+TINY, TRAIN, EVAL, MATH, CODE = (str(hsd.DATA / name) for name in NAMES)
 torch.set_num_threads(1)  # the matrices are tiny: more threads only wait for each other
 transformers.utils.logging.disable_progress_bar()
 
@@ -617,15 +617,82 @@ def test_the_golds_of_our_problems_have_values_and_one_more_is_another():
     assert not hsd.readable("no solution") and not hsd.readable("x" * 100_000)
 
 
-@pytest.mark.parametrize("kind,timeout", [("honest", 10.0), ("hostile", 1.0)])  # slow: 40 s
-def test_honest_programs_pass_and_hostile_ones_fail_and_leave_us_alone(kind, timeout):
-    def verdict(row):
-        return hsd.run_tests(whole(row["program"]), [whole(t) for t in row["tests"]], timeout)
+PROGRAMS = cases("programs")
 
-    rows, before = cases("programs")[kind], (os.getcwd(), dict(os.environ))
-    verdicts = in_parallel(verdict, rows)
-    assert [row["name"] for row, got in zip(rows, verdicts) if got != row["want"]] == []
-    assert (os.getcwd(), dict(os.environ)) == before and len(rows) >= 50
+
+def verdict_on(row):
+    tests = hsd.read_tests(row["row"]) if "row" in row else row["tests"]
+    tests = [{k: whole(v) for k, v in t.items()} if isinstance(t, dict) else t for t in tests]
+    seconds = 10.0 if row["want"] else row.get("seconds", 1.0)
+    return hsd.run_tests(whole(row["program"]), tests, seconds)
+
+
+def processes(seconds=0.0):
+    """{number: its parent's} of the sandbox's processes; if need be, those still there later."""
+    found, end = {}, time.monotonic() + seconds
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(hsd.DATA / "sandbox.py").encode() in (folder / "cmdline").read_bytes():
+                parent = (folder / "stat").read_text().split(")")[-1].split()[1]
+                found[int(folder.name)] = int(parent)
+    return processes(end - time.monotonic()) if found and seconds > 0 else found
+
+
+@pytest.mark.parametrize("kind", ["honest", "hostile", "output", "row"])  # slow: 60 s
+def test_honest_programs_pass_hostile_ones_fail_and_nobody_stays(kind):
+    rows, before = PROGRAMS[kind], (os.getcwd(), dict(os.environ))
+    verdicts = in_parallel(verdict_on, rows)
+    assert [row["name"] for row, got in zip(rows, verdicts) if got is not row["want"]] == []
+    assert (os.getcwd(), dict(os.environ)) == before and not processes(3.0)
+
+
+def test_programs_write_no_file_and_leave_no_process(tmp_path):
+    tmp_path.chmod(0o777)
+    rows = [{"want": False, **row} for row in PROGRAMS["side_effect"]]
+    rows += [{**row, "tests": [{"input": "", "output": "9"}]} for row in rows]
+    for row in rows:
+        row["program"] = row["program"].replace("{marker}", str(tmp_path / row["name"]))
+    in_parallel(verdict_on, rows)
+    assert not processes(3.0) and list(tmp_path.iterdir()) == [] and len(rows) >= 60
+
+
+def test_tests_that_test_nothing_are_refused_when_they_are_read():
+    for row in PROGRAMS["refused"]:
+        with pytest.raises(hsd.InputError, match=r"^a test cannot be used: [^\n]*$"):
+            hsd.read_tests(row["row"])
+
+
+def test_solutions_pass_and_stubs_do_not():
+    problems = hsd.load_problems(CODE)
+    pairs = [(text, p.tests) for p in problems for text in (p.solution, "f = 0")]
+    verdicts = in_parallel(lambda pair: hsd.run_tests(*pair), pairs)
+    assert verdicts == [True, False] * len(problems)
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "parent"])
+def test_a_killed_supervisor_or_parent_leaves_nobody_behind(victim):
+    call = "import hsd; hsd.run_tests('while True: pass', ['assert f(2) == 4'], 60.0)"
+    with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as parent:
+        while parent.pid not in (found := processes()).values() or len(found) < 2:
+            time.sleep(0.05)
+        supervisor = next(number for number in found if found[number] == parent.pid)
+        os.kill(supervisor if victim == "supervisor" else parent.pid, 9)
+        assert parent.wait(20) == (0 if victim == "supervisor" else -9) and not processes(3.0)
+
+
+def test_a_failed_judge_is_a_0_and_a_count_what_the_kernel_lacks_one_line(tmp_path, monkeypatch):
+    text, where = (hsd.DATA / "sandbox.py").read_text(), tmp_path / "sandbox.py"
+    monkeypatch.setattr(hsd, "DATA", tmp_path)
+    problem = Problem("f", tests=("assert f(2) == 4",))
+    rollout = Rollout(problem, [1], [1], "```python\ndef f(x): return x * x\n```")
+    broken = ("scripts, started", "scripts, no"), ("json.load(", "os.abort(")
+    for old, new in (*broken, ('"syscall", 444', '"syscall", 9444')):
+        where.write_text(text.replace(old, new))
+        hsd.verify_rollouts([rollout])
+        assert rollout.unverified and rollout.reward == 0
+        assert hsd.rollout_metrics([[rollout]])["unverified"] == 1
+    with pytest.raises(hsd.InputError, match=r"^programs take .*Landlock.*not implemented$"):
+        hsd.run_tests("", [{"input": "", "output": ""}], required=True)
 
 
 # ---- Problems ------------------------------------------------------------------------------------
@@ -670,8 +737,8 @@ BAD = """{ | Expecting
 {"question": "q\\ud800", "answer": "1"} | surrogate
 {"question": "q", "answer": "\\ud800"} | surrogate
 {"question": "q", "tests": ["\\ud800"]} | surrogate
-{"question": "q", "tests": [7]} | a test is asserts
-{"question": "q", "tests": [{"input": "x"}]} | a test is asserts"""
+{"question": "q", "tests": [7]} | a test cannot be used
+{"question": "q", "tests": [{"input": "x"}]} | a test cannot be used"""
 BAD = [tuple(line.split(" | ")) for line in BAD.splitlines()]
 BAD += [("[" * 100_000, "recursion"), ('{"a": ' + "[" * 100_000, "recursion")]
 BAD += [('{"question": "q", "answer": ' + "7" * 5000 + "}", "4300"), (b'{"q": "\xff"}', "utf-8")]
@@ -701,7 +768,10 @@ def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
     with pytest.raises(hsd.InputError, match="sdft: 1 problems have no solution"):
         hsd.load_data(lab(train_data=code, method="sdft"))
     opsd, alone = {"train_data": code, "method": "opsd"}, {"group_size": 1}
-    for changes, said in ((opsd, "1 of 1 problems have no answer"), (alone, "are no peers")):
+    words = write_lines(tmp_path / "w.jsonl", {"question": "q", "answer": "no such thing"})
+    unread = {"eval_data": words, "steps": 0}, "1 of 1 answers have no value that can be read"
+    idle = (opsd, "1 of 1 problems have no answer"), (alone, "are no peers"), unread
+    for changes, said in idle:
         hsd.load_data(lab(**changes))
         assert said in capsys.readouterr().out
 
@@ -818,7 +888,8 @@ def test_a_rank_with_nothing_to_do_keeps_the_others_company(tmp_path, method):  
     """One question, one rollout, one micro-batch; dapo drops it, and trains on nothing."""
     small = {"questions_per_step": 1, "group_size": 1, "eval_questions": 1, "eval_samples": 1}
     small |= {"steps": 2, "method": method, "compile": False, "out": tmp_path / "run"}
-    for process in launch(SPY, tmp_path / "x", *(f"--{k}={v}" for k, v in small.items()), ranks=2):
+    code = "import hsd, sys; hsd.main(sys.argv[1:])"
+    for process in launch(code, *(f"--{k}={v}" for k, v in small.items()), ranks=2):
         assert process.communicate()[1] == "" and process.returncode == 0
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 2, 2]
 
@@ -1252,7 +1323,7 @@ def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(tmp_path):  # 
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 1, 2, 2]
     refused = alone(*flags, f"--train_data={code}", "--out=code")
     assert refused.returncode == 2 and not (tmp_path / "code").exists()
-    assert re.fullmatch(r"hsd.py: programs cannot be tested here: .*\n", refused.stderr)
+    assert re.fullmatch(r"hsd.py: programs take x86_64 Linux.*\n", refused.stderr)
 
 
 # ---- Command line --------------------------------------------------------------------------------

@@ -1,347 +1,383 @@
-"""Runs a model's programs against tests: confined, and apart from what judges them.
+"""Runs a model's programs against tests, in a jail.
 
-    python data/sandbox.py supervise             [program, tests, timeout] as JSON; true or false
+    python -I -S -X utf8 data/sandbox.py PARENT          as hsd.run_tests does
 
-That is hsd.py's question. The supervisor makes a folder and starts, for each test, this file again:
+Standard input: one line [program, is each test one of a script?, timeout], then the tests. The exit
+status is the answer. For each test this process forks a PROGRAM; then it reads the tests, as their
+JUDGE. So a program never meets what it has to produce: it gets input, or calls, and gives output,
+or plain data. What it patches, or makes equal to everything, stays where it is.
 
-    python data/sandbox.py script SECONDS        program.py as a script, standard input to output
-    python data/sandbox.py program SECONDS       program.py as a module, at the service of a judge
-    python data/sandbox.py judge SECONDS FD      the asserts, by asking a program
-    python data/sandbox.py check                 can this machine confine programs?
-
-The program never meets what it has to produce: the output expected of a script stays with the
-supervisor, and asserts stay with the judge, which sends the program nothing but calls, and takes
-back nothing but plain data. An object that is equal to everything, a patched built-in, a look into
-the frames: all of that stays where the program is. (A test cannot hand the program a function.)
-
-`confine` takes away, before the first line of the program, what it could do harm with; the kernel
-(Linux 5.13 or newer) enforces it, on root too. It is not a boundary against holes in the kernel,
-nor against timing or memory attacks: run code tasks in a container or on a machine of their own.
+The jail is a list of what is allowed; the kernel (x86_64 Linux, 5.13 or newer) refuses the rest, to
+root too. It is no boundary against holes in the kernel: run code tasks in a container.
 """
 
+import _thread
+import ast
 import builtins
-import contextlib
 import ctypes
+import gc
 import json
 import operator
 import os
+import re
 import resource
+import signal
 import struct
 import sys
-import types
+from collections import Counter, defaultdict, deque, namedtuple
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 
-MEGABYTES = 2048  # of address space
-FILE_BYTES = 16 << 20  # in one file; standard output is a file too
-UNCONFINED = 97  # the exit status where the kernel cannot confine
-
-# Per machine: its number in the audit interface, the system calls clone, clone3 and fcntl, and the
-# calls that are refused: those that make processes, send signals, open sockets, leave the session,
-# look into or change other processes, change modes, owners, times or attributes of files, mount, or
-# reach what these rules do not cover (io_uring, bpf, keys, memfd, System V and POSIX IPC).
-REFUSED = {
-    "x86_64": (
-        *(0xC000003E, 56, 435, 72),
-        (
-            "29 30 31 41 57 58 59 62 64 65 66 67 68 69 70 71 90 91 92 93 94 101 109 112 129 132 141 "
-            "142 144 165 188 189 190 200 203 206 234 235 240 250 251 256 260 261 268 272 279 280 297 "
-            "298 302 308 310 311 312 314 319 321 322 323 424 425 434 438 440 452"
-        ),
-    ),
-    "aarch64": (
-        *(0xC00000B7, 220, 435, 25),
-        (
-            "0 5 6 7 30 40 52 53 54 55 88 97 117 118 119 122 129 130 131 138 140 154 157 180 186 187 "
-            "188 189 190 191 192 193 194 195 196 197 198 217 218 219 221 238 239 240 241 261 268 "
-            "270 271 272 274 279 280 281 282 424 425 434 438 440 452"
-        ),
-    ),
+MEGABYTES, THREADS, NOBODY = 2048, 256, 65534
+MOST_BYTES = 32 << 20  # of output or of a reply
+PASSED, WRONG = 90, 91  # exit statuses; any other is a failure of this file
+LIBC = ctypes.CDLL(None, use_errno=True)
+BUILT_IN = [thing for thing in vars(builtins).values() if isinstance(thing, type)]
+# What CPython needs to compute, to read its library and to use the pipes it has
+CALLS = """read 0, write 1, close 3, stat 4, fstat 5, lstat 6, poll 7, lseek 8, mmap 9, mprotect 10,
+munmap 11, brk 12, rt_sigaction 13, rt_sigprocmask 14, rt_sigreturn 15, readv 19, writev 20,
+access 21, sched_yield 24, mremap 25, madvise 28, dup 32, dup2 33, nanosleep 35, setitimer 38,
+getpid 39, clone 56, exit 60, wait4 61, uname 63, fcntl 72, getcwd 79, readlink 89, getrusage 98,
+getuid 102, getgid 104, geteuid 107, getegid 108, getppid 110, sigaltstack 131, gettid 186,
+futex 202, sched_getaffinity 204, getdents64 217, restart_syscall 219, clock_gettime 228,
+clock_getres 229, clock_nanosleep 230, exit_group 231, epoll_wait 232, epoll_ctl 233, openat 257,
+newfstatat 262, readlinkat 267, faccessat 269, pselect6 270, ppoll 271, set_robust_list 273,
+epoll_pwait 281, epoll_create1 291, dup3 292, pipe2 293, prlimit64 302, getrandom 318, statx 332,
+rseq 334, faccessat2 439"""
+ARGUMENTS = {  # of some, an argument matters: (which, mask, allowed values)
+    "clone": (0, 0x10000, [0x10000]),  # threads, no processes
+    "fcntl": (1, 0xFFFFFFFF, [0, 1, 2, 3, 1030]),  # copies and flags: no owner, lock or size
+    "prlimit64": (0, 0xFFFFFFFF, [0]),  # its own
+    "openat": (2, 0x203, [0, 1, 2, 0x201, 0x202]),  # old Landlocks overlook O_TRUNC alone
 }
-CLONE_THREAD, F_SETOWN, F_SETOWN_EX = 0x10000, 8, 15
 
 
-def confine(seconds):
-    """Takes away from this process, for good, all but computing, reading Python's own files, and
-    reading and writing the current folder. Raises OSError where the kernel does not know how."""
-    for limit, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, MEGABYTES << 20),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (most, most))
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(function, *arguments):
-        # as C longs: variadic functions would take a Python int as a 32-bit one
-        arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-        result = function(*arguments)
-        if result < 0:
-            raise OSError(ctypes.get_errno(), "the kernel does not confine programs")
-        return result
-
-    call(libc.prctl, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: the others need it
-    restrict_files(libc, call)
-    restrict_calls(libc, call)
+def kernel(function, *arguments):
+    """Calls a function of the C library. Raises OSError where it fails."""
+    # as C longs: variadic functions would take a Python int as a 32-bit one
+    arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    if (result := getattr(LIBC, function)(*arguments)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
 
 
-def restrict_files(libc, call):
-    """Landlock: no file outside these folders can be opened, nor another process looked into."""
-    create_ruleset, add_rule, restrict_self = 444, 445, 446
-    version = call(libc.syscall, create_ruleset, None, 0, 1)
-    everything = (1 << min(12 + version, 15)) - 1
-    ruleset = call(libc.syscall, create_ruleset, struct.pack("Q", everything), 8, 0)
-    read_file_and_folder = 0b1100
-    allowed = dict.fromkeys([*sys.path, "/usr/lib", "/lib", "/lib64"], read_file_and_folder)
-    allowed["."] = everything
-    for path, rights in allowed.items():
-        if os.path.isdir(path):
-            folder = os.open(path, os.O_PATH)
-            call(libc.syscall, add_rule, ruleset, 1, struct.pack("=Qi", rights, folder), 0)
-            os.close(folder)
-    call(libc.syscall, restrict_self, ruleset, 0)
-    os.close(ruleset)
-
-
-def restrict_calls(libc, call):
-    """Seccomp: the refused system calls fail with EPERM. Threads may be made, processes not."""
-    audit, clone, clone3, fcntl, refused = REFUSED[os.uname().machine]
-    load, equal, at_least, any_bit, answer = 0x20, 0x15, 0x35, 0x45, 0x06
+def call_filter():
+    """For seccomp, in the kernel's little language: (instruction, jump if so, if not, value). What
+    is refused fails with EPERM; a system call of a 32-bit program ends the process."""
+    load, mask, equal, answer = 0x20, 0x54, 0x15, 0x06
     kill, no_permission, not_known, allow = 0x80000000, 0x50001, 0x50026, 0x7FFF0000
-    code = [  # (instruction, jump if so, jump if not, value)
-        (load, 0, 0, 4),
-        (equal, 1, 0, audit),
-        (answer, 0, 0, kill),  # the calls of another architecture
-        (load, 0, 0, 0),
-        (at_least, 0, 1, 1 << 30),
-        (answer, 0, 0, kill),
-    ]
-    for number in map(int, refused.split()):
-        code += [(equal, 0, 1, number), (answer, 0, 0, no_permission)]
-    code += [
-        (equal, 0, 1, clone3),  # its flags lie in memory; the C library falls back to clone
-        (answer, 0, 0, not_known),
-        (equal, 0, 3, clone),
-        (load, 0, 0, 16),  # its first argument
-        (any_bit, 5, 0, CLONE_THREAD),
-        (answer, 0, 0, no_permission),
-        (equal, 0, 3, fcntl),
-        (load, 0, 0, 24),  # its second: with an owner, a file sends that process signals
-        (equal, 2, 0, F_SETOWN),
-        (equal, 1, 0, F_SETOWN_EX),
-        (answer, 0, 0, allow),
-        (answer, 0, 0, no_permission),
-    ]
-    lines = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
-    program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(lines))
-    call(libc.prctl, 22, 2, program, 0, 0)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    code = [(load, 0, 0, 4), (equal, 1, 0, 0xC000003E), (answer, 0, 0, kill), (load, 0, 0, 0)]
+    for name, number in map(str.split, CALLS.split(",")):
+        place, bits, values = ARGUMENTS.get(name, (0, 0, [0]))
+        then = [(load, 0, 0, 16 + 8 * place), (mask, 0, 0, bits)]
+        then += [(equal, len(values) - i, 0, value) for i, value in enumerate(values)]
+        then += [(answer, 0, 0, no_permission), (answer, 0, 0, allow)]
+        code += [(equal, 0, len(then), int(number)), *then]
+    # the flags of clone3 lie in memory, where no filter sees them; C libraries fall back to clone
+    code += [(equal, 0, 1, 435), (answer, 0, 0, not_known), (answer, 0, 0, no_permission)]
+    return b"".join(struct.pack("HBBI", *line) for line in code)
 
 
-def run_program(name):
-    """Runs program.py as the module `name` and returns it."""
-    module = sys.modules[name] = types.ModuleType(name)
-    sys.argv = ["program.py"]
-    with open("program.py", encoding="utf-8") as file:
-        exec(compile(file.read(), "program.py", "exec"), vars(module))  # noqa: S102 (its purpose)
-    return module
+def confine(parent, seconds):
+    """Takes away from this process, for good, all but computing, reading Python's library and using
+    the files it has open. Raises OSError where the kernel does not know how."""
+    with open("/proc/loadavg") as file:  # the limit of threads is one for all that a user runs
+        threads = int(file.read().split()[3].split("/")[1]) + THREADS
+    limits = {"CPU": seconds, "AS": MEGABYTES << 20, "NPROC": threads, "NOFILE": 256}
+    for name, most in {**limits, "FSIZE": 0, "CORE": 0}.items():
+        limit = getattr(resource, f"RLIMIT_{name}")
+        most = min(most, resource.getrlimit(limit)[1] % (1 << 64))  # -1 is infinity
+        resource.setrlimit(limit, (most, most))
+    if os.geteuid() == 0:  # becomes nobody, with one of root's powers left: to read what Landlock
+        os.setgroups([])  # lets it, for Python may lie below /root
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        kernel("prctl", 8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        kernel("capset", struct.pack("II", 0x20080522, 0), struct.pack("6I", 4, 4, 0, 0, 0, 0))
+    kernel("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG; a change of user undoes it
+    if os.getppid() != parent:
+        sys.exit()
+    library = ["/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", *map(os.path.dirname, sys.path)]
+    every_right = (1 << min(12 + kernel("syscall", 444, None, 0, 1), 15)) - 1
+    rules = kernel("syscall", 444, struct.pack("Q", every_right), 8, 0)  # landlock_create_ruleset
+    for path in filter(os.path.exists, [*library, "/dev/null"]):
+        rights = 2 | 4 if path == "/dev/null" else 4 | 8  # write, read; read, list
+        rule = struct.pack("=Qi", rights, os.open(path, os.O_PATH))
+        kernel("syscall", 445, rules, 1, rule, 0)  # landlock_add_rule
+    kernel("prctl", 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: the others need it
+    kernel("syscall", 446, rules, 0)  # landlock_restrict_self
+    code = ctypes.create_string_buffer(call_filter())
+    code_at = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(code))
+    kernel("prctl", 22, 2, code_at, 0, 0)  # PR_SET_SECCOMP
 
 
 # ---- between judge and program: lines of JSON ----------------------------------------------------
-
-TAGGED = {kind.__name__: kind for kind in (list, tuple, set, frozenset, bytes, dict)}
-
-
-def pack(value, keep):
-    """Plain data for JSON, with its types; of anything else, the number under which it is kept."""
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    if value is None:
-        return None
-    if isinstance(value, complex):
-        return ["complex", [value.real, value.imag]]
-    for name, kind in TAGGED.items():
-        if isinstance(value, kind):
-            items = value.items() if kind is dict else value
-            return [name, [pack(item, keep) for item in items]]
-    return ["kept", keep(value)]
+LISTS = (list, tuple, set, frozenset, bytes, bytearray, dict, deque)
+VALUES = (complex, range, slice, date, time, datetime, timedelta, timezone, Decimal, Fraction)
+VALUES += (Counter, defaultdict)
+MAKERS = {kind.__name__: kind for kind in LISTS}
+MAKERS |= {kind.__name__: lambda parts, kind=kind: kind(*parts) for kind in VALUES}
+MAKERS["fields"] = lambda of: namedtuple("Fields", of[0])(*of[1])
 
 
-def unpack(value, kept):
-    """The inverse of pack: plain data, made here, or kept(number)."""
-    if not isinstance(value, list):
+def pack(value, refer):
+    """Plain data for JSON, with its types; for anything else, what `refer` makes of it."""
+    if value is None or isinstance(value, (int, float, str)):
         return value
-    name, items = value
-    if name == "kept":
-        return kept(items)
-    if name == "complex":
-        return complex(*items)
-    return TAGGED[name](unpack(item, kept) for item in items)
+    kind = type(value)
+    if kind in VALUES:
+        _, parts, _, _, items = [*value.__reduce_ex__(2), None, None, None][:5]
+        parts = [part for part in parts if part is not kind] + ([dict(items)] if items else [])
+        return {kind.__name__: pack(parts, refer)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {"fields": [list(value._fields), pack(list(value), refer)]}
+    for kind in LISTS:
+        if isinstance(value, kind):
+            items = [pack(item, refer) for item in (value.items() if kind is dict else value)]
+            return items if kind is list else {kind.__name__: items}
+    return refer(value)
 
 
-def serve(nothing):
-    """The program's process: runs it, then does to its names and objects what the judge asks."""
-    asked, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(nothing, 0), os.dup2(nothing, 1)
-    objects = [run_program("program")]
-    operations = {
-        "name": getattr,
-        "call": lambda function, /, *arguments, **named: function(*arguments, **named),
-        "item": operator.getitem,
-        "equal": operator.eq,
-        "iter": iter,
-        "next": next,
-        "len": len,
-        "text": str,
-    }
+def unpack(line, **makers):
+    """The inverse of pack. What is nested too deep is a RecursionError."""
+    makers |= MAKERS
+    return json.loads(line, object_hook=lambda it: next(makers[name](it[name]) for name in it))
 
-    def keep(thing):
-        objects.append(thing)
-        return len(objects) - 1
 
-    for line in asked:
-        operation, arguments, named = unpack(json.loads(line), objects.__getitem__)
+# ---- the program's process -----------------------------------------------------------------------
+def start(program, is_script, seconds):
+    """Forks a program: what the judge writes to, what it reads from, and the process."""
+    (given, gives), (replies, replied), parent = os.pipe(), os.pipe(), os.getpid()
+    if child := os.fork():
+        os.close(given), os.close(replied)
+        os.read(replies, 1) or sys.exit(1)  # it says why on stderr
+        return gives, replies, child
+    os.dup2(given, 0), os.dup2(replied, 1)
+    os.fchmod(0, 0o666), os.fchmod(1, 0o666)  # as /dev/stdin and /dev/stdout they are opened again
+    confine(parent, seconds)
+    os.dup2(os.open("/dev/null", os.O_RDWR), 2)
+    os.closerange(3, 1 << 12)
+    os.write(1, b"!")
+    os.read(0, 1)  # until it is its turn
+    run(program, "__main__") if is_script else serve(program)
+    sys.exit()
+
+
+def run(text, name):
+    """Runs the program as the module `name`, and returns its names."""
+    if "asyncio" in text:  # its loop is woken through a pair of sockets: here it looks every 10 ms
+        from asyncio.selector_events import BaseSelectorEventLoop as Loop
+
+        Loop._make_self_pipe = lambda loop: loop.call_later(0.01, loop._make_self_pipe)
+        Loop._close_self_pipe = Loop._write_to_self = lambda loop: None
+    module = sys.modules[name] = type(sys)(name)
+    module.__file__, sys.argv = "program.py", ["program.py"]
+    module.exit = module.quit = sys.exit  # python -S leaves them out
+    exec(compile(text, "program.py", "exec"), vars(module))  # noqa: S102 (its purpose)
+    return vars(module)
+
+
+def serve(text):
+    """Runs the program, then does to its names and objects what the judge asks."""
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(2, 0), os.dup2(2, 1)
+    objects = {0: run(text, "program")}
+
+    def refer(thing):
+        objects[id(thing)] = thing
+        if isinstance(thing, type) and (thing in BUILT_IN or issubclass(thing, Exception)):
+            bases = [refer(base) for base in thing.__bases__ if issubclass(base, Exception)]
+            return {"kind": [id(thing), thing.__name__, bases]}
+        return {"kept": id(thing)}
+
+    def part(of):
+        return operator.attrgetter(of[1])(__import__(of[0]))
+
+    for line in requests:
         try:
-            result = operations[operation](*arguments, **named)
-            # Only what returns None is taken to have changed its arguments: a function that empties
-            # a list and returns it would pass `assert f(x) == sorted(x)`.
-            reply = "returned", result, arguments[1:] if result is None else []
+            (name, this, *others), named = unpack(line, kept=objects.get, iter=iter, part=part)
+            # a special method, with all that Python tries for it; or a built-in function
+            own = getattr(type(this), name, None)
+            does = vars(operator).get(name) or getattr(builtins, name.strip("_"), own)
+            result = this if name == "same" else does(this, *others, **named)
+            # what a class was called for stays an object of it, even if the class extends list
+            packed = refer(result) if type(result) is this else pack(result, refer)
+            changed = [*others, *named.values()] if name == "__call__" and result is None else []
+            reply = [packed, pack(changed, refer)]
         except Exception as error:  # noqa: BLE001 (the judge will raise it)
-            kinds = [kind.__name__ for kind in type(error).__mro__]
-            reply = "raised", next(kind for kind in kinds if hasattr(builtins, kind)), error.args
-        print(json.dumps(pack(reply, keep)), file=replies, flush=True)
+            reply = [refer(type(error)), pack([error.args, vars(error)], refer), "raised"]
+        print(json.dumps(reply), file=replies, flush=True)
 
 
-def judge(descriptor):
-    """The judge's process: runs the test. A name that the test does not define is the program's."""
-    import ast
-
-    test, replies = sys.stdin.read(), os.fdopen(descriptor)
-
-    def ask(operation, /, *arguments, **named):
-        request = pack((operation, arguments, named), lambda remote: remote.number)
-        print(json.dumps(request), flush=True)
-        kind, value, rest = unpack(json.loads(replies.readline()), Remote)
-        if kind == "raised":
-            error = vars(builtins)[value]
-            raise error(*rest) if issubclass(error, Exception) else RuntimeError(value)
-        for mine, changed in zip(arguments[1:], rest):
-            if isinstance(mine, list):
-                mine[:] = changed
-            elif isinstance(mine, (set, dict)):
-                mine.clear(), mine.update(changed)
-        return value
-
-    class Remote:
-        """An object that stays with the program. It equals no plain data, whatever it says."""
-
-        def __init__(self, number):
-            self.number = number
-
-        def __eq__(self, other):
-            return isinstance(other, Remote) and ask("equal", self, other) is True
-
-        def __call__(self, /, *arguments, **named):
-            return ask("call", self, *arguments, **named)
-
-        __getattr__ = lambda self, name: ask("name", self, name)
-        __getitem__ = lambda self, place: ask("item", self, place)
-        __iter__ = lambda self: ask("iter", self)
-        __next__ = lambda self: ask("next", self)
-        __len__ = lambda self: ask("len", self)
-        __str__ = lambda self: ask("text", self)
-
-    # `abs` in a test is the real one, whatever the program calls abs; unless the test names
-    # built-ins alone: then one of them is what it tests (MBPP's `assert sum(10, 15) == 6`).
-    used = {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
-    shadowing = used <= set(vars(builtins))
-
-    class Namespace(dict):
-        def __missing__(self, name):
-            if hasattr(builtins, name) and not shadowing:
-                raise KeyError(name)
-            try:
-                return ask("name", Remote(0), name)
-            except AttributeError:
-                raise KeyError(name) from None
-
-    exec(compile(test, "test", "exec"), Namespace(__name__="test"))  # noqa: S102 (its purpose)
+# ---- the judge -----------------------------------------------------------------------------------
+CASE = {}  # of the test at hand: pipes, exceptions, names; is a class of the program's among them?
 
 
-# ---- the supervisor (its imports are its own: they would double the start of the others) ---------
+def special(name):
+    """A special method of Remote. Where a test names no class of the program's, it expects data,
+    and operators are not told the test's: for `abs(f(2) - 4) < 1`, an object could take away any
+    number and be 0. Nor are methods called that data have to answer with yes (`startswith`)."""
+    operators = {it for it in vars(operator) if not it.endswith(("call__", "item__"))}
+    is_operator = {name, name.replace("__r", "__")} & operators
+    is_distance = re.match("__r?(sub|[lg][te])__", name)  # these not even with a class
+
+    def method(self, /, *others, **named):
+        told = CASE["classes"] and not is_distance or all(type(it) is Remote for it in others)
+        if is_operator and not told:
+            return any(x == others[0] for x in self) if "contains" in name else NotImplemented
+        if name == "getattr" and not CASE["classes"] and re.match("is|.*with$", others[0]):
+            raise AttributeError(f"text, set or number needed for {others[0]}")
+        return ask(name, self, *others, **named)
+
+    return method
 
 
-def start(stack, *role, **options):
-    """This file again, in another role; it ends with the stack. It has no environment, and no file
-    of ours but those given."""
-    import subprocess
+class Remote:
+    """An object that stays with the program: what is done to it is asked over there. It equals
+    plain data only if it is of their kind (a class may extend list) and its own are equal."""
 
-    command = [sys.executable, "-I", "-X", "utf8", __file__, *map(str, role)]
-    process = subprocess.Popen(
-        command, env={}, stderr=subprocess.DEVNULL, start_new_session=True, **options
-    )
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    return process
+    __slots__ = ("__number",)
+    __getattr__, __setattr__, __delattr__ = map(special, ("getattr", "setattr", "delattr"))
 
+    def __init__(self, number):
+        assert isinstance(number, int)
+        Remote._Remote__number.__set__(self, number)
 
-def passes(program, test, timeout):
-    """Does the program pass this one test within `timeout` seconds?"""
-    import subprocess
-    import tempfile
-
-    script, seconds = isinstance(test, dict), int(timeout) + 2  # of CPU time
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hsd-"))
-        with open(os.path.join(folder, "program.py"), "wb") as file:
-            file.write(program.encode("utf-8", "replace"))
-        # a script may open /dev/stdin again; the asserts must lie where no program can look
-        given = stack.enter_context(tempfile.TemporaryFile(dir=folder if script else None))
-        given.write((test["input"] if script else test).encode("utf-8", "replace"))
-        given.seek(0)
-        printed = stack.enter_context(tempfile.TemporaryFile())
-        if script:
-            last = start(stack, "script", seconds, cwd=folder, stdin=given, stdout=printed)
-        else:  # the judge asks the program through one pipe and hears from it through another
-            hears, answers = os.pipe()
-            last = start(stack, "judge", seconds, hears, cwd=folder, stdin=given,
-                         stdout=subprocess.PIPE, pass_fds=[hears])  # fmt: skip
-            start(stack, "program", seconds, cwd=folder, stdin=last.stdout, stdout=answers)
-            last.stdout.close(), os.close(hears), os.close(answers)
-        try:
-            status = last.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        if status == UNCONFINED and start(stack, "check", cwd="/tmp").wait():
-            confine(5)  # the kernel cannot, and here it says so
-        finished = status == 0
-        printed.seek(0)
-        return finished and (
-            not script or printed.read().split() == test["output"].encode().split()
-        )
+    def __eq__(self, other):
+        if isinstance(other, Remote):
+            return ask("__eq__", self, other) is True
+        data = ask("same", self)
+        return not isinstance(data, Remote) and data == other
 
 
-def supervise():
-    """Answers true or false on standard output; where programs cannot be confined, it fails."""
-    program, tests, timeout = json.load(sys.stdin)
-    print(json.dumps(all(passes(program, test, timeout) for test in tests)))
+OWN = {*dir(object), "__get__", "__set__", "__length_hint__"}  # what stays as it is
+OWN -= {"__str__", "__repr__", "__hash__", "__format__", "__lt__", "__le__", "__gt__", "__ge__"}
+for kind in (operator, *BUILT_IN):
+    for name in vars(kind).keys() - OWN:
+        if name[:2] == "__" and callable(vars(kind)[name]):
+            setattr(Remote, name, special(name))
 
 
-def main(role, seconds="5", descriptor="0"):
-    if role == "supervise":
-        return supervise()
-    nothing = os.open("/dev/null", os.O_RDWR)
+def refer(thing):
+    """How to name to the program what is no plain data: its own object, all that an iterator gives,
+    a part of Python. Of the rest (the traceback that `with` hands over) it learns nothing."""
+    if isinstance(thing, Remote):
+        return {"kept": thing._Remote__number}
+    if hasattr(type(thing), "__iter__"):
+        return {"iter": [pack(item, refer) for item in thing]}
+    if hasattr(thing, "__qualname__"):
+        return {"part": [getattr(thing, "__module__", 0) or "builtins", thing.__qualname__]}
+    return None
+
+
+def stand_in(of):
+    """A type of Python's (a fork has it at the same address), or what stands in for a class of
+    exceptions of the program's. No function: an `eval` would read its texts on this side."""
+    number, name, bases = of
+    known = vars(builtins).get(name)
+    kind = known if id(known) == number else type(name, tuple(bases), {})
+    assert kind in BUILT_IN or issubclass(kind, Exception)
+    return CASE["kinds"].setdefault(number, kind)
+
+
+def ask(*arguments, **named):
+    """Has the program do something. A reply that is none fails the test; no `except` helps."""
     try:
-        confine(int(seconds))
-    except OSError:
-        sys.exit(UNCONFINED)
-    if role == "script":
-        run_program("__main__")
-    elif role == "program":
-        serve(nothing)
-    elif role == "judge":
-        judge(int(descriptor))
+        print(json.dumps(pack([arguments, named], refer)), file=CASE["requests"], flush=True)
+        reply = CASE["replies"].readline(MOST_BYTES)
+        value, rest, *raised = unpack(reply, kept=Remote, kind=stand_in)
+        if raised:
+            error = value(*rest[0])
+            error.__dict__.update(rest[1])
+            assert isinstance(error, Exception)
+        elif value is None and arguments[0] == "__call__":
+            # What returned something has not changed its arguments, whatever it says: a function
+            # that empties a list and returns it would pass `assert f(x) == sorted(x)`.
+            for mine, changed in zip([*arguments[2:], *named.values()], rest, strict=True):
+                if isinstance(mine, (list, bytearray, deque, set, dict)):
+                    mine.clear()
+                    (mine.extend if hasattr(mine, "extend") else mine.update)(changed)
+    except Exception:  # noqa: BLE001 (whatever it is)
+        os._exit(WRONG)
+    if raised:
+        raise error
+    return value
+
+
+class Names(dict):
+    """Python's names, and those of the program's, each time anew: they may change."""
+
+    def __missing__(self, name):
+        return ask("__getitem__", Remote(0), name)
+
+
+def asserts(test, requests, replies, _):
+    """Runs a test. Its names are its own, Python's, modules of the library; the rest it gets from
+    the program, and one that gets none proves nothing."""
+    CASE.update(requests=os.fdopen(requests, "w"), replies=os.fdopen(replies), kinds={})
+    sys.setrecursionlimit = abs  # a test that raised it would let replies be nested as deep
+    setup, text = ("", test) if isinstance(test, str) else (test["setup"], test["test"])
+    nodes = list(ast.walk(ast.parse(f"{setup}\n{text}")))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    modules = {getattr(node.value, "id", "") for node in nodes if isinstance(node, ast.Attribute)}
+    modules &= sys.stdlib_module_names
+    # `abs` in a test is the real one, whatever the program calls abs; unless the test names nothing
+    # else: then that is what it tests (MBPP's `assert sum(10, 15) == 6`).
+    used -= modules | (set(vars(builtins)) if len(used) > 1 else set())
+    ask("exec", setup, Remote(0))
+    given = used.intersection(ask("list", Remote(0)))
+    own = {getattr(node, key, "") for node in nodes for key in ("name", "asname")}
+    CASE["classes"] = any(re.match("[A-Z][^_]*$", name) for name in given - own)
+    python = Names({name: thing for name, thing in vars(builtins).items() if name not in given})
+    names = {"__name__": "program", "__builtins__": python}
+    names |= {name: __import__(name) for name in modules}
+    tree = ast.parse(setup)  # its classes are the program's: so are, then, its objects
+    tree.body = [node for node in tree.body if not isinstance(node, ast.ClassDef)]
+    exec(compile(tree, "set-up", "exec"), names)  # noqa: S102 (its purpose)
+    exec(compile(text, "test", "exec"), names)  # noqa: S102 (its purpose)
+    assert given
+
+
+def output(test, requests, replies, child):
+    """Gives a script its input and compares what it prints, token by token: one with a decimal
+    point or an exponent by value, all others exactly."""
+
+    def feed():
+        with open(requests, "wb") as file:
+            file.write(test["input"].encode("utf-8", "replace"))
+
+    def same(token, want):
+        if token == want or not set(b".eE") & {*want} or {*token, *want} - {*b"+-.0123456789eE"}:
+            return token == want
+        return abs(float(token) - float(want)) <= max(1e-6 * abs(float(want)), 1e-9)
+
+    _thread.start_new_thread(feed, ())
+    with open(replies, "rb") as file:
+        printed = file.read(MOST_BYTES)
+    tokens, wanted = printed.split(), test["output"].encode("utf-8", "replace").split()
+    assert len(printed) < MOST_BYTES and len(tokens) == len(wanted)
+    assert all(map(same, tokens, wanted)) and os.waitpid(child, 0)[1] == 0
+
+
+def main(parent):
+    """Starts the programs, becomes their judge, and ends with the verdict as exit status."""
+    os.chdir("/")
+    with open(0, "rb", buffering=0, closefd=False) as unbuffered:  # the tests are not for forks
+        program, scripts, timeout = json.loads(unbuffered.readline())
+    seconds = int(timeout) + 2  # of CPU time
+    gc.freeze()  # or a collection in a fork would copy all that it touches
+    started = [start(program, is_script, seconds) for is_script in scripts]
+    confine(parent, seconds * len(scripts))
+    for test, is_script, pipes in zip(json.load(sys.stdin), scripts, started, strict=True):
+        signal.setitimer(signal.ITIMER_REAL, timeout)  # ends this process, and with it the programs
+        os.write(pipes[0], b"!")
+        try:
+            (output if is_script else asserts)(test, *pipes)
+        except BaseException:  # noqa: BLE001 (whatever it is)
+            os._exit(WRONG)
+    os._exit(PASSED)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(int(sys.argv[1]))

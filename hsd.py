@@ -1280,6 +1280,17 @@ def summed(figures):
     return dict(zip(figures, total.tolist()))
 
 
+def join_ranks():
+    """Joins the processes that torchrun started, or on a GPU a group of one. Gives the device."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if (cuda or RANKS > 1) and not dist.is_initialized():
+        one = {} if RANKS > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **one)
+    return "cuda" if cuda else "cpu"
+
+
 def gather(policy, whole):
     """Has each rank hold the whole model, or its shards alone. Nothing to do on one CPU."""
     for module in policy.modules():
@@ -1360,19 +1371,13 @@ def load_shape(path):
 def load_models(config):
     """(tokenizer, Models) of a folder or hub name: bf16 on a GPU, float32 on a CPU. InputError, one
     line, for whatever a folder, a tokenizer or a template does wrong."""
-    cuda, path, context = torch.cuda.is_available(), config.model, METHODS[config.method].context
-    device = "cuda" if cuda else "cpu"
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if (cuda or RANKS > 1) and not dist.is_initialized():
-        one = {} if RANKS > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **one)
+    device, path, context = join_ranks(), config.model, METHODS[config.method].context
     local = path.count("/") > 1 or "/" in path and Path(path).parent.exists()
     if local and not Path(path).exists():  # else a hub would be asked for runs/hsd
         raise InputError(f"there is no folder {path}")
 
     def load(trained=False):
-        dtype = torch.bfloat16 if cuda else torch.float32
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
         options = {"config": shape, "dtype": dtype, "output_loading_info": True}
         model, found = AutoModelForCausalLM.from_pretrained(path, **options)
         if found["missing_keys"]:  # else they would be drawn at random, and again for pi_0

@@ -2,6 +2,7 @@
 
     python data/benchmark.py                          all parts, sized for this machine
     python data/benchmark.py --only loss,update       some of: loss update rollouts verify step
+                                                      full_size
 
 loss      kl_teacher_student against the dense way and, on CUDA where it is installed, liger-kernel's
           fused linear JSD; the four products with the head alone are the limit of the former.
@@ -10,6 +11,8 @@ loss      kl_teacher_student against the dense way and, on CUDA where it is inst
 update    one optimizer step of grpo, opsd and hsd on the same rollouts
 rollouts  generated tokens per second
 verify    answers and programs per second
+full_size Qwen3-8B on paper: bytes of each phase and operations of an update, counted on the real
+          functions with tensors that have no memory. Only if asked for; no GPU needed, 3 minutes
 step      the whole step of hsd.py: rollouts, verification, peers, update, optimizer. A model with
           random weights solves nothing: the rewards are drawn
 
@@ -18,18 +21,30 @@ On CUDA the model has Qwen3-8B's shape and random weights; on a CPU a small one 
 """
 
 import argparse
-import copy
+import contextlib
+import functools
 import json
+import math
 import multiprocessing
 import os
 import random
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import torch
+import torch.distributed as dist
 import transformers
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 HERE = Path(__file__).resolve().parent
@@ -49,6 +64,12 @@ QWEN3_8B = {
     "head_dim": 128,
     "max_position_embeddings": 40_960,
     "tie_word_embeddings": False,
+}
+QWEN3_32B = {  # where it differs
+    "hidden_size": 5120,
+    "intermediate_size": 25_600,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 64,
 }
 STAND_IN = QWEN3_8B | {
     "vocab_size": 8192,
@@ -208,16 +229,23 @@ def part_loss(args):
 
 
 # ---- a model and rollouts ------------------------------------------------------------------------
-def random_model(args):
-    """The model of --model, or one of Qwen3-8B's shape (on CUDA) or a small one with random
-    weights."""
-    if args.model and list(Path(args.model).glob("*.safetensors")):
-        return AutoModelForCausalLM.from_pretrained(args.model, dtype=DTYPE).to(DEVICE)
-    shape = QWEN3_8B if CUDA else STAND_IN
-    config = AutoConfig.from_pretrained(args.model) if args.model else Qwen3Config(**shape)
-    torch.manual_seed(0)
-    with torch.device(DEVICE):
-        return AutoModelForCausalLM.from_config(config, dtype=DTYPE)
+def random_models(args):
+    """Student and pi_0: --model, or one of Qwen3-8B's shape (on CUDA) or a small one with random
+    weights; as hsd.load_models prepares them."""
+    hsd.join_ranks()
+    config, lms = configured(args, "hsd"), []
+    shape = Qwen3Config(**(QWEN3_8B if CUDA else STAND_IN))
+    for trained in (True, False)[: 1 + (args.beta > 0)]:
+        if args.model and list(Path(args.model).glob("*.safetensors")):
+            lm = AutoModelForCausalLM.from_pretrained(args.model, dtype=DTYPE).to(DEVICE)
+        else:
+            torch.manual_seed(0)
+            given = AutoConfig.from_pretrained(args.model) if args.model else shape
+            with torch.device(DEVICE):
+                lm = AutoModelForCausalLM.from_config(given, dtype=DTYPE)
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        lms.append(hsd.shard(hsd.Policy(lm.requires_grad_(trained)), config))
+    return [*lms, None][:2]
 
 
 def configured(args, method, **more):
@@ -234,10 +262,8 @@ def configured(args, method, **more):
     )
 
 
-def models_around(student, config):
-    """hsd.Models: the live teacher, where the method has one, and pi_0, a copy."""
-    student.gradient_checkpointing_enable({"use_reentrant": False})
-    reference = copy.deepcopy(student).requires_grad_(False) if config.beta else None
+def models_around(student, reference, config):
+    """hsd.Models: the live teacher, where the method has one."""
     taught = hsd.METHODS[config.method].context is not None
     return hsd.Models(student, student if taught else None, reference)
 
@@ -265,17 +291,17 @@ def update(models, optimizer, rollouts, config):
     hsd.set_weights(rollouts, hsd.METHODS[config.method].mean_over, config)
     for batch in hsd.micro_batches(rollouts, config.micro_batch_tokens):
         hsd.batch_loss(models, batch, 0, config)[0].backward()
-    optimizer.step()
+    hsd.optimizer_step(models.student, optimizer, config)
 
 
 def part_update(args):
     """Optimizer steps of three methods on the same rollouts."""
-    student, rows, first = random_model(args), [], None
-    optimizer = hsd.MasterAdamW(student, configured(args, "hsd"))
+    (student, reference), rows, first = random_models(args), [], None
+    optimizer = hsd.adamw(student, configured(args, "hsd"))
     for method in ("grpo", "opsd", "hsd"):
         config = configured(args, method)
-        models = models_around(student, config)
-        rollouts = made_up_rollouts(args, student.config.vocab_size, method)
+        models = models_around(student, reference, config)
+        rollouts = made_up_rollouts(args, student.lm.config.vocab_size, method)
         inputs = models, optimizer, rollouts, config
         times = clock(lambda inputs=inputs: update(*inputs), args.repeats)
         median = times[len(times) // 2]
@@ -289,8 +315,9 @@ def part_update(args):
 
 def part_rollouts(args):
     """Tokens per second of generate()."""
-    model, rng = random_model(args), random.Random(0)
-    V, config = model.config.vocab_size, configured(args, "hsd")
+    (model, _), rng = random_models(args), random.Random(0)
+    V, config = model.lm.config.vocab_size, configured(args, "hsd")
+    hsd.gather(model, whole=True)
     prompts = [[rng.randrange(10, V) for _ in range(100)] for _ in range(args.questions)]
     prompts = [prompt for prompt in prompts for _ in range(args.group)]
     start = time.perf_counter()
@@ -301,22 +328,28 @@ def part_rollouts(args):
 
 
 def part_verify(args):
-    """Answers and programs per second, by as many threads as hsd.py uses."""
+    """Answers a second on one core, and programs by as many threads as hsd.py uses."""
     rng, rows = random.Random(0), []
     answers = [p.answer for p in hsd.load_problems(str(HERE / "math.jsonl"))]
-    pairs = [(rng.choice(answers), rng.choice(answers)) for _ in range(1024)]
-    program, tests = "def f(x):\n    return x + 1\n", ["assert f(1) == 2"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, function, work in (
-            ("answers, from cold", hsd.math_equal, pairs),
-            ("answers", hsd.math_equal, pairs[::-1]),
-            ("programs of one test", hsd.run_tests, [(program, tests)] * 100),
-        ):
-            start = time.perf_counter()
+    pairs = list({(rng.choice(answers), rng.choice(answers)): 1 for _ in range(4096)})
+    cases = [json.loads(line) for line in (HERE / "cases/answers.jsonl").read_text().splitlines()]
+    hostile = [row["candidate"] for row in cases if row["kind"] == "hostile"]
+    hostile = ["".join(x if type(x) is str else x[0] * x[1] for x in text) for text in hostile]
+    hostile = [(text + " " * i, "5") for i in range(1000) for text in [hostile[i % len(hostile)]]]
+    programs = [("def f(x):\n    return x + 1\n", ["assert f(1) == 2"])] * 100
+    for name, function, work, threads in (
+        ("pairs of answers", hsd.math_equal, pairs, 1),
+        ("hostile answers", hsd.math_equal, hostile, 1),
+        ("programs of one test", hsd.run_tests, programs, os.cpu_count()),
+    ):
+        start = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
             right = sum(pool.map(function, *zip(*work)))
-            seconds = time.perf_counter() - start
-            rows.append([name, len(work), right, f"{seconds:.2f}", f"{len(work) / seconds:,.0f}"])
-    table("Verification", ["of", "how many", "right", "seconds", "per second"], rows)
+        seconds = time.perf_counter() - start
+        cells = [name, f"{len(work):,}", threads, right, f"{seconds:.2f}"]
+        rows.append([*cells, f"{len(work) / seconds:,.0f}"])
+    columns = ["of", "how many", "threads", "right", "seconds", "per second"]
+    table("Verification, from cold", columns, rows)
 
 
 def part_step(args):
@@ -325,12 +358,13 @@ def part_step(args):
     # of any token a letter, which is one token again: a peer's text is as long as the peer
     tokenizer.decode = lambda ids, **_: "".join(chr(97 + i % 26) for i in ids)
     problems = [hsd.Problem(f"{q:02d}+1=?", "1") for q in range(args.questions)]
-    student, rng = random_model(args), random.Random(0)
-    optimizer = hsd.MasterAdamW(student, configured(args, "hsd"))
+    (student, reference), rng = random_models(args), random.Random(0)
+    student.lm.generation_config.eos_token_id = [student.lm.config.vocab_size - 1]
+    optimizer = hsd.adamw(student, configured(args, "hsd"))
     hsd.verify = lambda problem, text: rng.random() < 0.5
     for method in ("grpo", "opsd", "hsd"):
         config = configured(args, method)
-        models, row = models_around(student, config), {}
+        models, row = models_around(student, reference, config), {}
 
         def step(models=models, config=config, row=row):
             inputs = (models, optimizer, tokenizer, problems, {}, 0, config)
@@ -346,6 +380,298 @@ def part_step(args):
     table(f"Whole step: {size}", columns, rows)
 
 
+# ---- full_size: without a GPU, and without memory ------------------------------------------------
+def local(x):
+    """What this rank holds of a tensor."""
+    return x._local_tensor if isinstance(x, DTensor) else x
+
+
+class Meter(TorchDispatchMode):
+    """Adds a storage's bytes when it is born or resized, and subtracts them when it dies. `host`
+    gives the tensors that are not the GPU's: they are looked up every 100 operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.total, self.peak, self.calls = {}, 0, 0, 0
+        self.host = list
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for x in map(local, tree_leaves(result)):
+            if type(x) is FakeTensor and x.untyped_storage()._cdata not in self.sizes:
+                self.resized(storage := x.untyped_storage())
+                weakref.finalize(storage, self.resized, storage._cdata)
+        self.calls += 1
+        if self.calls % 100 == 0:
+            self.on_host = self.host_bytes()
+        self.peak = max(self.peak, self.total - self.on_host)
+        return result
+
+    on_host = 0
+
+    def host_bytes(self):
+        """What lies in host memory, each storage once."""
+        storages = {x.untyped_storage()._cdata for x in self.host()}
+        return sum(self.sizes.get(storage, 0) for storage in storages)
+
+    def resized(self, storage):
+        """A storage has another size; as a number, it has died."""
+        dead = isinstance(storage, int)
+        key, size = (storage, 0) if dead else (storage._cdata, storage.nbytes())
+        self.total += size - self.sizes.pop(key, 0)
+        if not dead:
+            self.sizes[key] = size
+
+    def phase(self, function):
+        """The most bytes of GPU and of host that a call holds at once, in GB."""
+        self.on_host = self.host_bytes()
+        self.peak = self.total - self.on_host
+        function()
+        self.on_host = self.host_bytes()
+        return self.peak / 1e9, self.on_host / 1e9
+
+
+def cuda_project(a, b, total=None, keep=0):
+    """hsd.project() as it is on CUDA, where a product of bf16 comes out in float32."""
+    product = torch.mm(a.bfloat16(), b).float()
+    return total.add_(product) if keep else product
+
+
+@contextlib.contextmanager
+def simulation(ranks):
+    """Tensors without memory, collectives without processes: the meter of what they would take."""
+    hsd.RANKS, hsd.project = ranks, cuda_project
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    mesh, meter = dist.init_device_mesh("cpu", (ranks,)), Meter()
+
+    def notified(function):
+        def act(x, *size):
+            function(x, *size)
+            meter.resized(x.untyped_storage())
+
+        return act
+
+    parts = [(hsd.fsdp, "fully_shard", functools.partial(hsd.fsdp.fully_shard, mesh=mesh))]
+    parts += [(torch.nn.Module, "float", lambda module: module)]  # they are built in float32
+    free, alloc = notified(_fsdp_param.free_storage), notified(_fsdp_param.alloc_storage)
+    parts += [(_fsdp_param, "free_storage", free), (_fsdp_param, "alloc_storage", alloc)]
+    parts += [(_fsdp_param_group, "alloc_storage", alloc)]  # no dispatch sees these
+    with contextlib.ExitStack() as stack:
+        for place, name, new in parts:
+            stack.enter_context(mock.patch.object(place, name, new))
+        stack.enter_context(FakeTensorMode())
+        yield stack.enter_context(meter)
+    dist.destroy_process_group()
+
+
+def full_size_models(shape):
+    """Student, with float32 masters, and pi_0, in bf16, not yet sharded."""
+    policies = []
+    for trained, dtype in ((True, torch.float32), (False, torch.bfloat16)):
+        lm = AutoModelForCausalLM.from_config(shape, dtype=dtype).requires_grad_(trained)
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        policy = hsd.Policy(lm)
+        policy.dtype = torch.bfloat16
+        policies.append(policy)
+    return policies
+
+
+def decode_step(policy, prompt, config):
+    """A call of hsd.sample(): the prompts' pass, then the last token's, with a full cache."""
+    rows = config.rollout_tokens // (prompt + config.max_new_tokens)
+    last, shape, lm = prompt + config.max_new_tokens - 1, policy.lm.config, policy.lm.eval()
+    hsd.gather(policy, whole=True)
+    mask, cache = torch.ones(rows, last + 1, dtype=torch.long), transformers.DynamicCache()
+    with torch.no_grad():
+        ids = torch.zeros(rows, prompt, dtype=torch.long)
+        lm(ids, attention_mask=mask[:, :prompt], past_key_values=cache, logits_to_keep=1)
+        for layer in range(shape.num_hidden_layers):
+            size = (rows, shape.num_key_value_heads, last - prompt, shape.head_dim)
+            cache.update(*(torch.empty(size, dtype=torch.bfloat16) for _ in "kv"), layer)
+        logits = lm(ids[:, :1], attention_mask=mask, past_key_values=cache).logits[:, -1]
+        scores = transformers.TopPLogitsWarper(0.95)(ids, logits.float())
+        scores.softmax(-1).multinomial(1)
+
+
+def micro_batch(models, lengths, config, weights="ab"):
+    """Loss and gradient of a micro-batch of (question, context, response) tokens, hsd's own way."""
+    rollouts = [
+        hsd.Rollout(None, [1] * q, [1] * o, teacher_prompt=[1] * (q + c)) for q, c, o in lengths
+    ]
+    sides, tokens = hsd.read_responses(models, rollouts)
+    each = torch.ones(len(tokens))
+    given = tuple(each if name in weights else None for name in "abc")
+    hsd.forward_terms(sides, tokens, config, given)[0].backward()
+
+
+def peaks(shape, config, ranks):
+    """{phase: [GB of the GPU, GB of host memory]} of a rank, at the longest lengths."""
+    with simulation(ranks) as meter:
+        student, reference = (hsd.shard(policy, config) for policy in full_size_models(shape))
+        masters, frozen = list(student.parameters()), list(reference.parameters())
+        optimizer = hsd.adamw(student, config)
+        offload = 16 * sum(p.numel() for p in masters) / ranks > 80 * 2**30 / 4  # as hsd.shard()
+
+        def kept():
+            sums = [p.grad for p in masters if p.grad is not None]
+            moments = [x for state in optimizer.state.values() for x in state.values()]
+            return map(local, masters + frozen + sums + moments)
+
+        meter.host = kept if offload else list
+        q, o, peer = 256, config.max_new_tokens, config.max_peer_tokens + 128
+        lengths = [(q, peer, o)] * max(1, config.micro_batch_tokens // (q + o))
+        models = hsd.Models(student, student, reference)
+        phases = {
+            "rollouts": lambda: decode_step(student, q, config),
+            "the self-teacher's evaluation": lambda: decode_step(student, q + peer, config),
+            "update, first micro-batch": lambda: micro_batch(models, lengths, config),
+            "update, a later one": lambda: micro_batch(models, lengths, config),
+            "the optimizer's step": lambda: (hsd.gather(student, whole=False), optimizer.step()),
+        }
+        found = {name: meter.phase(function) for name, function in phases.items()}
+        optimizer.zero_grad()
+        (gpu, host), meter.host = meter.phase(list), list
+        before, whole = (
+            meter.total / 1e9,
+            hsd.state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True),
+        )
+
+        def save():
+            weights = hsd.state_dict.get_model_state_dict(student.lm, options=whole)
+            [weight.to(torch.bfloat16) for weight in weights.values()]
+
+        return found | {"saving (rank 0)": (gpu, host + meter.phase(save)[0] - before)}
+
+
+def operations(shape):
+    """FLOP of: a pass over n tokens; one that is trained, too; the heads per response token with
+    weights and teacher or pi_0. The former two are a n + b n^2: attention is the square."""
+    config = hsd.Config(compile=False, offload_optimizer="false")
+    with simulation(1):
+        student, frozen = full_size_models(shape)
+
+        def counted(function):
+            with FlopCounterMode(display=False) as counter:
+                function()
+            return counter.get_total_flops()
+
+        def read(n):
+            with torch.no_grad():
+                frozen([[1] * (n - 1)], [[1, 1]])
+
+        def trained(n):
+            student([[1] * (n - 1)], [[1, 1]])[0].float().sum().backward()
+
+        def heads(weights, *others):
+            side = torch.zeros(256, shape.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+            head = torch.zeros(shape.vocab_size, shape.hidden_size, dtype=torch.bfloat16)
+            frozen = (side.detach(), head.detach())
+            sides = [(side, head.requires_grad_()), *(frozen if x else None for x in others)]
+            each = torch.ones(256)
+            given = tuple(each if name in weights else None for name in "abc")
+            hsd.forward_terms(sides, each.long(), config, given)[0].backward()
+
+        def polynomial(act):
+            one, two, three = (counted(lambda n=n: act(n)) for n in (1024, 2048, 3072))
+            b = (two - 2 * one) / (2048**2 - 2 * 1024**2)
+            a = one / 1024 - b * 1024
+            assert abs(a * 3072 + b * 3072**2 - three) < 1e-6 * three
+            return lambda n: a * n + b * n * n
+
+        per_token = {
+            key: counted(lambda key=key: heads(*key)) / 256
+            for key in [("c", 0, 0), ("bc", 0, 1), ("a", 1, 0), ("ab", 1, 1)]
+        }
+        return polynomial(read), polynomial(trained), per_token
+
+
+def drawn_lengths(count, mean, most):
+    """Response lengths like the paper's: long-tailed, of this mean, cut at `most`."""
+    rng = random.Random(0)
+    lengths = [min(most, int(rng.lognormvariate(math.log(mean), 0.6))) for _ in range(count)]
+    return [max(16, int(n * mean / (sum(lengths) / count))) for n in lengths]
+
+
+def update_operations(counts, context, lengths, reference, question=256):
+    """PFLOP of an update on rollouts of these lengths, whose contexts take context(length)."""
+    read, trained, heads = counts
+    weights = ("a" if context else "c") if not reference else ("ab" if context else "bc")
+    total = 0.0
+    for n in lengths:
+        total += trained(question + n) + n * heads[weights, int(bool(context)), int(reference)]
+        total += read(question + n) if reference else 0
+        total += read(question + context(n) + n) if context else 0
+    return total / 1e15
+
+
+CONTEXT_LENGTHS = {
+    "grpo, dr_grpo, dapo, gspo": None,
+    "opsd, rlsd, grpo+opsd": lambda n: 64,
+    "hsd, sdpo": lambda n: 128 + int(1.2 * n),
+}
+
+
+def memory_table(shape):
+    """The peaks of each phase on one GPU and on eight, and which fields make them fit."""
+    setups = {  # what has to change, and how many GB there are
+        "one of 80 GB, the defaults": (shape, {}, 1, 85),
+        "one of 48 GB": (shape, {"rollout_tokens": 131_072, "micro_batch_tokens": 8_704}, 1, 48),
+        "each of eight": (shape, {}, 8, 85),
+    }
+    if shape.hidden_size == QWEN3_8B["hidden_size"]:
+        small = {"rollout_tokens": 34_816, "micro_batch_tokens": 4_352}
+        larger = Qwen3Config(**QWEN3_8B | QWEN3_32B)
+        setups["each of eight, Qwen3-32B"] = (larger, small, 8, 85)
+    found, rows = {}, []
+    for name, (model, changes, ranks, _) in setups.items():
+        found[name] = peaks(model, hsd.Config(compile=False, **changes), ranks)
+    for phase in found["each of eight"]:
+        cells = [found[name][phase] for name in setups]
+        rows.append([phase, *(f"{gpu:.1f} + {host:.1f}" for gpu, host in cells)])
+    spare = [
+        f"{most - max(gpu for gpu, _ in found[name].values()):.1f}"
+        for name, (*_, most) in setups.items()
+    ]
+    rows.append(["to spare", *spare])
+    table(
+        "GB of the GPU + of host memory; HSD, live teacher, beta .001, longest lengths",
+        ["", *setups],
+        rows,
+    )
+    for name, changes in ((name, setup[1]) for name, setup in setups.items() if setup[1]):
+        print(f"{name}: {' '.join(f'--{key} {value}' for key, value in changes.items())}")
+    print("Not seen: CUDA's context, the allocator's fragments, workspaces of kernels.")
+
+
+def part_full_size(args):
+    """Memory and operations of Qwen3-8B, or of the config of --model, counted on hsd's functions."""
+    given = AutoConfig.from_pretrained(args.model) if args.model else Qwen3Config(**QWEN3_8B)
+    memory_table(given)
+    counts = operations(given)
+    lengths, rows = drawn_lengths(1024, 1500, 4096), []
+    for reference in (True, False):
+        grpo = update_operations(counts, None, lengths, reference)
+        for name, context in CONTEXT_LENGTHS.items():
+            cost = update_operations(counts, context, lengths, reference)
+            seconds = f"{cost * 1e15 / (0.4 * 989e12):,.0f}"
+            rows.append(
+                [name, "yes" if reference else "no", f"{cost:.1f}", f"{cost / grpo:.2f}", seconds]
+            )
+    columns = ["update of", "pi_0", "PFLOP", "of grpo's", "H100-seconds at 40%"]
+    table(
+        "128 x 8 rollouts: questions 256, responses 1,500 on average, at most 4,096", columns, rows
+    )
+    rows = []
+    for n in (500, 1500, 4000, 8000):
+        grpo, hsd_cost = (
+            update_operations(counts, context, [n] * 8, True)
+            for context in (None, CONTEXT_LENGTHS["hsd, sdpo"])
+        )
+        rows.append([f"{n:,}", f"{grpo:.2f}", f"{hsd_cost:.2f}", f"{hsd_cost / grpo:.2f}"])
+    columns = ["tokens of a response", "PFLOP of grpo", "of hsd", "ratio"]
+    table("A group of 8, all of one length (twice the group is twice that)", columns, rows)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -356,8 +682,10 @@ def main():
         "rollouts": part_rollouts,
         "verify": part_verify,
         "step": part_step,
+        "full_size": part_full_size,
     }
-    parser.add_argument("--only", default=",".join(parts), help="parts, comma-separated")
+    usual = [part for part in parts if part != "full_size"]
+    parser.add_argument("--only", default=",".join(usual), help="parts, comma-separated")
     parser.add_argument("--model", help="a folder or hub name; a config without weights will do")
     parser.add_argument("--questions", type=int, default=4)
     parser.add_argument("--group", type=int, default=8)

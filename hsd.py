@@ -719,38 +719,46 @@ SPANS = [(2, 9, 1), (111, 999, 97), (101, 999, 1), (100001, 999999, 7), (1, 6, 7
 SPANS.append((2, 16, Fraction(1, 60)))  # from, to, over: the last are multiples of 60
 SIGN = r"\\mathbb\{R\}|\\\{\\\}|\^\{?\\circ\}?|\\?[A-Za-z]+|\\%|[<>]=|[^\x00-\x7f]"
 SAME = r"""- − –; * \cdot \times × ·; / \div ÷; ≤ <= \le \leq \leqslant; ≥ >= \ge \geq \geqslant;
-    < \lt; > \gt; ≠ \ne \neq; ∪ \cup; ∈ \in; ∞ \infty; ≈ \approx; ± \pm; ^2 ²; ^3 ³; π \pi pi;
-    α \alpha; β \beta; γ \gamma; δ \delta; ε \epsilon; θ \theta; λ \lambda; μ \mu; ρ \rho; σ \sigma;
-    φ \phi \varphi; ω \omega; ( \langle; ) \rangle; \frac \dfrac \tfrac; (-∞,∞) \mathbb{R}; e^ \exp;
-    ∅ \emptyset \varnothing \{\}; \binomial \binom \dbinom; | \lvert \rvert \vert; % \% percent;
-    \root{2} \sqrt √ sqrt; \log \ln ln log; \base{10}\log \lg; \sin sin; \cos cos; \tan tan;
-    \asin \arcsin; \acos \arccos; \atan \arctan; \floor{ \lfloor; \ceil{ \lceil; } \rfloor \rceil;
-    ° \degree degrees ^\circ ^{\circ}; \$ dollar dollars; € euro euros; "in" inch inches;
-    "m" meter meters; "km" km kilometer kilometers; "cm" cm centimeters; "ft" ft foot feet;
-    "h" hour hours hr; "g" gram grams; "s" second seconds sec; "minute" min; "L" liter liters"""
+    < \lt; > \gt; ≠ \ne \neq; ∪ \cup; ∈ \in; ∞ \infty infinity; ≈ \approx; ± \pm; ^2 ²; ^3 ³;
+    π \pi pi; α \alpha; β \beta; γ \gamma; δ \delta; ε \epsilon; θ \theta; λ \lambda; μ \mu; ρ \rho;
+    σ \sigma; φ \phi \varphi; ω \omega; ( \langle; ) \rangle; \frac \dfrac \tfrac \cfrac;
+    (-∞,∞) \mathbb{R}; e^ \exp; ∅ \emptyset \varnothing \{\}; \binomial \binom \dbinom;
+    | \lvert \rvert \vert; % \% percent; \root{2} \sqrt √ sqrt; \log \ln ln log; \base{10}\log \lg;
+    \sin sin; \cos cos; \tan tan; \asin \arcsin arcsin; \acos \arccos arccos; \atan \arctan arctan;
+    \floor{ \lfloor; \ceil{ \lceil; } \rfloor \rceil; ° \degree degrees ^\circ ^{\circ};
+    \$ dollar dollars; £ \pounds; € euro euros; "in" inch inches; "m" meter meters;
+    "km" km kilometer kilometers; "cm" cm centimeters; "ft" ft foot feet; "h" hour hours hr;
+    "g" gram grams; "s" second seconds sec; "minute" min; "L" liter liters; *10^6 million;
+    \: \left \right \displaystyle \quad \qquad \vec \hat \bm \boldsymbol"""
 SAME = {word: row.split()[0] for row in SAME.split(";") for word in row.split()}  # to the first
 UNIT = (
-    r"[ckm]?m|[ghsL]|kg|ft|in|mph|mile|yard|minute|day|week|month|year|gallon|cent|unit|way|person"
+    r"[ckm]?m|m?[Ll]|[ghs]|kg|ft|in|mph|mile|yard|yd|minute|day|week|month|year|gallon|cent|unit|way"
+    r"|person|point|pound|lb|ounce|oz|ton|acre"
 )
 UNIT = rf'°|\\\$|€|£|"(?:(?:{UNIT})s?|square|cubic|per|people)"'
-UNITS = rf"(?<=[\w)}}])(?:\s*/?\s*(?:{UNIT})(?:\s*(?:/[hs]\b|\^{{?\d}}?))*)+(?!\s*[\w.])|\\\$|€|£"
+UNITS = rf"(?<=[\w)}}])(?:\s*/?\s*(?:{UNIT})(?:\s*(?:/[hs]\b|\^{{?\d}}?))*)+(?!\s*[\w.=])|\\\$|€|£"
 NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?!\d))?|\.\d+"
 UNKNOWN = (  # f(x+1), f^{-1}(0); 101_2; a letter with what belongs to it: x_1, y', P(0)
     r"[fgFG](?:\^\{-1\})?'*\([^()]*\)|\d+_(?:\d+|\{\w+\})|[A-Za-zα-ω](?:_(?:\d+|[A-Za-z]|\{[^{}]*"
     r"\}))?'*(?:(?<![eiπ])\((?:[^()A-Za-z\\]*|[A-Za-z])\))?"
 )
 TOKEN = rf'\\[A-Za-z]+|\\.|"[^"]*"|{UNKNOWN}|{NUMBER}|\S'
-LABEL = rf'(?:{UNKNOWN}|(?:\\angle\s*)?[A-Z]{{1,3}}|"[^"]*"|\([A-Za-z](?:,\s*[A-Za-z])+\))'
+LABEL = rf'(?:{UNKNOWN}|(?:m?\\angle\s*)?[A-Z]{{1,3}}|"[A-Za-z" ]*"|\([A-Za-z](?:,\s*[A-Za-z])+\))'
 WORTH = r"(?:[\w.^]|(?<=\^)\{.*?\})"  # what a function without brackets is of, as in \sin 2x
 PLAIN = (  # in this order; all words come into quotes
     (r"(?<=\d)(?:,\\!\s*|\{,\}|\\,| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1 000
-    (r"(?<!\\)(?:\\[()\[\]!,:;> ]|\$)|~|\\(left|right|displaystyle|[bB]ig+[lr]?|q?quad)\b", " "),
+    (r"(?<!\\)(?:\\[()\[\]!,:;> ]|\$)|~|\\[bB]ig+[lr]?\b", " "),
+    (r"^\s*\\\{\s*[A-Za-z]\s*(?:\||\\mid|:)(.*)\\\}\s*$", r"\1"),  # \{x | x > 2\}
     (r"\\begin\s*\{(?:[pbB]?matrix|array)\}(?:\s*\{[clr|]*\})?", "("),
     (r"(?:\\\\\s*)?\\end\s*\{(?:[pbB]?matrix|array)\}", ")"),
-    (r"(?<=[\d\s}])\\(?:text|mathrm|mbox)\s*\{\s*([mghsL])(/[hs])?\s*\}", r'"\1"\2'),
+    (r"(?<=[\d\s}/])\\(?:text|mathrm|mbox)\s*\{\s*([mghsL])(/[hs])?\s*\}", r'"\1"\2'),
+    (r"\\(?:text|math)(?:rm|bf|it)?\s*\{\s*([A-Za-z]{2,})\s*\}", r' "\1" '),
     (r"\\(?:(?:text|math)(?:rm|bf|it)?|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
-    (r'(?<![\\A-Za-z"])(?:[A-Za-z]{4,}|and|or|mm|kg|mph|day|per|way)(?![A-Za-z])', r'"\g<0>"'),
-    (r'[,;]?\s*"(?:and|or)"|;', ","),
+    (
+        r'(?<![\\A-Za-z"])(?:[A-Za-z]{4,}|and|or|to|no|mm|kg|mph|day|per|way)(?![A-Za-z])',
+        r'"\g<0>"',
+    ),
+    (r'[,;]?\s*"(?:or|and(?!.*[<>≤≥≠]))"|;', ","),
     (r"(\\(?:sin|cos|tan|cot|sec|csc)\b[^°]{,40}?)([\d.]+)\s*°", r"\1{\2π/180}"),
     (r"(\d*\.\d*)\\overline\s*\{(\d+)\}", r"\\fabs{\1" + r"\2" * 60 + "}"),  # not exact
     (r"(\\(?:frac|binomial)(?:\s*\{[^{}]*\})?)\s*(\d)", r"\1{\2}"),
@@ -763,7 +771,7 @@ PLAIN = (  # in this order; all words come into quotes
     (r"\\log\s*_\s*(\{[^{}]*\}|\w)", r"\\base{\1}\\log "),
     (rf"(\\a?[a-z]{{3}}h?)(?![a-z])\s*({WORTH}(?: |{WORTH})*)", r"\1{\2}"),
     (r"^\s*([A-Za-z])\s*≈", r"\1="),
-    (r"(?<=[\w})\]!%])\s*≈.*|\.\s*$", ""),
+    (r"(?<=[\w})\]!%])\s*≈.*|[.,]\s*$", ""),
 )
 PAIRS = {"{}": ",", "\\{\\}": ","} | {kind: kind for kind in ("()", "(]", "[)", "[]")}
 OPENERS, CLOSERS = ("(", "[", "{", "\\{"), ("", ")", "]", "}", "\\}")
@@ -792,7 +800,7 @@ def power(a, b):
     return (-1) ** b.numerator * MP.power(-a, b) if real else MP.power(a, b)
 
 
-FACTORIAL = {n: Fraction(math.factorial(n)) for n in range(1000)}  # the others are not exact
+WHOLE = frozenset(range(2500))  # what has an exact factorial
 OPERATORS = {  # how tightly it binds, and what it does if it makes no list
     **{sign: (strength, None) for strength, sign in enumerate(["\\\\", "&", ",", "∪"], 1)},
     "+": (6, lambda a, b: a + b),
@@ -801,7 +809,7 @@ OPERATORS = {  # how tightly it binds, and what it does if it makes no list
     "/": (7, lambda a, b: a * b**-1),
     "": (7, lambda a, b: a * b if a and b else MP.nan),  # side by side; 0 would hide a word
     "^": (8, power),
-    "!": (9, lambda n: FACTORIAL.get(n) or MP.factorial(n)),
+    "!": (9, lambda n: Fraction(math.factorial(int(n))) if n in WHOLE else MP.factorial(n)),
 }
 TWO = {"\\frac": OPERATORS["/"][1], "\\root": lambda n, x: power(x, n**-1)}
 TWO |= {"\\power": lambda n, x: power(x, n), "\\base": lambda b, x: x * MP.log(b) ** -1}
@@ -820,7 +828,7 @@ def same(a, b):
         return False
     if a[0] not in ",∪":
         return all(map(same, a[1:], b[1:]))
-    return all(sum(same(x, y) for y in a[1:]) == sum(same(x, y) for y in b[1:]) for x in a[1:])
+    return all(0 < sum(same(x, y) for y in a[1:]) == sum(same(x, y) for y in b[1:]) for x in a[1:])
 
 
 class Reader:
@@ -844,10 +852,13 @@ class Reader:
 
     def value(self, text, k):
         """The value at point k: of 1±x a list, of x < y the difference by its size at point 0."""
+        self.work -= 20
         if "±" in text:
-            a, b = (self.value(text.replace("±", sign), k) for sign in "+-")
+            a, b = (self.value(text.replace("±", sign, 1), k) for sign in "+-")
             a, b = (x[1:] if isinstance(x, tuple) and x[0] == "," else [x] for x in (a, b))
             return (",", *a, *(x for x in b if not any(same(x, y) for y in a)))
+        if len(parts := text.split(",")) > 1 and all(re.search("[=≠<>≤≥]", p) for p in parts):
+            return (",", *(self.value(part, k) for part in parts))
         found, sides = [], re.split("([=≠<>≤≥])", text)
         for left, sign, right in zip(sides[::2], sides[1::2], sides[2::2]):
             here, first = (self.value(left, p) + -self.value(right, p) for p in (k, 0))
@@ -860,7 +871,6 @@ class Reader:
         if found:
             return (",", *found)
         self.tokens, self.k = ["", *reversed(re.findall(TOKEN, sides[-1]))], k
-        self.work -= 20
         value = self.expression()
         if self.tokens != [""]:
             raise ValueError("left over")
@@ -917,14 +927,14 @@ def bare(text, percent="/100"):
     parts = text.split(",")
     if len(parts) > 1 and all(re.search("[<>≤≥]", part) for part in parts):
         _, labels, values = zip(*map(bare, parts))
-        return text, labels[0], "∪".join(values)
+        return text, labels[0], "∪".join(values) if len({*labels}) == 1 else text
     ends = re.split(r"\s*([<>≤≥])\s*", text)[:: -1 if re.search("[>≥]", text) else 1]
     if len(ends) == 3:
         ends = [*ends, "<", "∞"] if re.fullmatch(LABEL, ends[2]) else ["-∞", "<", *ends]
     if len(ends) == 5 and re.fullmatch(LABEL, ends[2]):
         left, right = "(["[ends[1] in "≤≥"], ")]"[ends[3] in "≤≥"]
         return text, ends[2], f"{left}{ends[0]},{ends[4]}{right}"
-    label = rf"(^|,)\s*({LABEL})\s*[=∈]"
+    label = rf"(^|,)\s*({LABEL}|\\[a-z]+\{{[A-Zα-ω]+\s*\}})\s*[=∈]"
     labels = [match[1].strip('(") ') for match in re.findall(label, text)]
     value = re.sub(label, r"\1", text)
     return text, ",".join(dict.fromkeys(labels)), f"({value})" if len({*labels}) > 1 else value
@@ -935,12 +945,14 @@ def plain(text):
     if "\\boxed{" in text or "\\fbox{" in text:
         text = extract_answer(text[-9_000:]) or text
     text = text if len(text) <= LONGEST else ""
-    if not re.search(r"[(\[;]|^\{|\\\{|,(?!\d{3}(?!\d))", text):  # nothing says that it is a list
+    if not re.search(
+        r"[(\[;]|^\{|\\\{|,(?!\d{3}(?!\d))|\b0,|\d{4},", text
+    ):  # nothing says that it is a list
         text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(SIGN, lambda m: f" {SAME[m[0]]} " if m[0] in SAME else m[0], text)
     for pattern, new in PLAIN:
         text = re.sub(pattern, new, text)
-    return text.strip()
+    return " ".join(text.split())
 
 
 def readable(answer):
@@ -972,7 +984,7 @@ def math_equal(candidate, answer):
 
 PROSE = (  # what ends an expression in prose, but for the group, which is a part of it
     r"\\(?:boxed|fbox)\s*\{|(\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+)"
-    r"|(?<![\\A-Za-z\d])(?!(?:and|or)\b)[A-Za-z]{2,}|\b[aAI](?=\s+[\d$\\(])"
+    r"|(?<![\\A-Za-z\d])(?!(?:and|or|million)\b)[A-Za-z]{2,}|\b[aAI](?=\s+[\d$\\(])"
     r"|\n\s*(?:[-*+]\s)?|[.?](?=\s|$)|(?<=\S):(?=\s)|(?<=\d)-(?=[a-z]{2})"
 )
 

@@ -711,7 +711,7 @@ def generate(model, prompts, stops, config):
     return [row[:end] for row, end in zip(rows, ends)]
 
 
-# ---- Answers: read at a point, compared by value at eleven points --------------------------------
+# ---- Answers: read at a point, compared by value at twelve points --------------------------------
 MP = mpmath.MPContext()  # our own: nobody else's precision changes
 MP.dps, TINY = 80, MP.mpf(10) ** -50  # 50 digits count; the others are for what cancels
 LONGEST, WORK, BITS = 400, 10_000, 25_000  # characters, steps of about 3 us, size of a fraction
@@ -745,7 +745,7 @@ UNKNOWN = (  # f(x+1), f^{-1}(0); 101_2; a letter with what belongs to it: x_1, 
 TOKEN = rf'\\[A-Za-z]+|\\.|"[^"]*"|{UNKNOWN}|{NUMBER}|\S'
 LABEL = rf'(?:{UNKNOWN}|(?:m?\\angle\s*)?[A-Z]{{1,3}}|"[A-Za-z" ]*"|\([A-Za-z](?:,\s*[A-Za-z])+\))'
 WORTH = r"(?:[\w.^]|(?<=\^)\{.*?\})"  # what a function without brackets is of, as in \sin 2x
-PLAIN = (  # in this order; all words come into quotes
+PLAIN = (  # in this order; words come into quotes, and what is then left of letters is a product
     (r"(?<=\d)(?:,\\!\s*|\{,\}|\\,| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1 000
     (r"(?<!\\)(?:\\[()\[\]!,:;> ]|\$)|~|\\[bB]ig+[lr]?\b", " "),
     (r"^\s*\\\{\s*[A-Za-z]\s*(?:\||\\mid|:)(.*)\\\}\s*$", r"\1"),  # \{x | x > 2\}
@@ -773,6 +773,7 @@ PLAIN = (  # in this order; all words come into quotes
     (r"^\s*([A-Za-z])\s*≈", r"\1="),
     (r"(?<=[\w})\]!%])\s*≈.*|[.,]\s*$", ""),
 )
+PLAIN = [(re.compile(pattern), new) for pattern, new in PLAIN]
 PAIRS = {"{}": ",", "\\{\\}": ","} | {kind: kind for kind in ("()", "(]", "[)", "[]")}
 OPENERS, CLOSERS = ("(", "[", "{", "\\{"), ("", ")", "]", "}", "\\}")
 
@@ -838,8 +839,8 @@ class Reader:
     work = WORK  # what is left of it
 
     def equal(self, x, y):
-        """Have two texts one value at every point where both have one, and at most points?"""
-        points = range(1, 12) if re.search(r"_|(?<![\\A-Za-z])[A-Za-zα-ω]", x + y) else [1]
+        """Have two texts one value at every point where both have one, and at half of them?"""
+        points = range(1, 13) if re.search(r"_|(?<![\\A-Za-z])[A-Za-zα-ω]", x + y) else [1]
         agreed = 0
         for k in points:
             try:
@@ -848,7 +849,7 @@ class Reader:
                 agreed += 1
             except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
                 continue  # x or y has no value here
-        return agreed > len(points) // 2
+        return agreed >= len(points) / 2
 
     def value(self, text, k):
         """The value at point k: of 1±x a list, of x < y the difference by its size at point 0."""
@@ -951,7 +952,7 @@ def plain(text):
         text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(SIGN, lambda m: f" {SAME[m[0]]} " if m[0] in SAME else m[0], text)
     for pattern, new in PLAIN:
-        text = re.sub(pattern, new, text)
+        text = pattern.sub(new, text)
     return " ".join(text.split())
 
 

@@ -403,7 +403,7 @@ def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
     figures, norms, n = Counter(), [], config.updates_per_batch
     for part in [trained[i::n] for i in range(n)]:
         set_weights(part, method.mean_over, config)
-        for batch in dealt(micro_batches(part, config.micro_batch_tokens), "update"):
+        for batch in dealt(micro_batches(part, config.micro_batch_tokens), models.student):
             loss, parts = batch_loss(models, batch, step, config)
             loss.backward()
             figures.update(parts)
@@ -1270,11 +1270,16 @@ def say(text):
         tqdm.write(text)
 
 
-def dealt(batches, phase):
-    """This rank's batches of rollouts. All get equally many, since a collective waits for all: the
-    last round is filled up with a rollout that weighs nothing."""
+def dealt(batches, policy):
+    """This rank's batches of an update. All get equally many, since a collective waits for all: the
+    last round is filled up with a rollout that weighs nothing. FSDP reduces gradients, and takes
+    them to the host, with the last batch alone, where there is room for their sums till then."""
     filler = [replace(r, weight=0.0, share=0.0) for r in batches[-1][-1:]] if batches else []
-    return progress((batches + [filler] * (-len(batches) % RANKS))[RANK::RANKS], phase)
+    mine = (batches + [filler] * (-len(batches) % RANKS))[RANK::RANKS]
+    for i, batch in enumerate(progress(mine, "update"), 1):
+        if isinstance(policy, fsdp.FSDPModule):
+            policy.set_requires_gradient_sync(i == len(mine) or not policy.keeps_sums)
+        yield batch
 
 
 def gathered(mine):
@@ -1319,10 +1324,12 @@ def shard(policy, config):
     if not dist.is_initialized():  # one CPU
         return policy
     parameters = list(policy.parameters())
-    offload, trained = config.offload_optimizer == "true", parameters[0].requires_grad
-    if config.offload_optimizer == "auto" and policy.device.type == "cuda":
-        needs = 16 * sum(p.numel() for p in parameters) / RANKS  # masters, sums, moments
-        offload = needs > torch.cuda.get_device_properties(policy.device).total_memory / 4
+    size, trained = sum(p.numel() for p in parameters), parameters[0].requires_grad
+    cuda, choice = policy.device.type == "cuda", config.offload_optimizer
+    room = torch.cuda.get_device_properties(policy.device).total_memory if cuda else math.inf
+    policy.keeps_sums = 6 * size + 16e9 < room  # bf16 weights, float32 sums, a micro-batch
+    # masters, sums and moments take 16 bytes a weight
+    offload = choice == "true" or choice == "auto" and 16 * size / RANKS > room / 4
     options = {"mp_policy": fsdp.MixedPrecisionPolicy(policy.dtype, torch.float32)}
     options |= {"offload_policy": fsdp.CPUOffloadPolicy()} if offload else {}
     kinds = policy.lm._no_split_modules or ()
@@ -1459,8 +1466,7 @@ def probe(model, config):
     trained = [model(prompts, responses)[0] for _ in range(2)]
     if max((x - hidden).abs().max() for x in trained) > close * hidden.abs().max():
         raise ValueError("a pass in train mode is not what one in eval mode is")
-    trained[0].sum().backward()
-    model.zero_grad()
+    torch.autograd.grad(trained[0].sum(), lm.get_input_embeddings().weight)  # can it be trained?
 
 
 # ---- The folder of a run -------------------------------------------------------------------------

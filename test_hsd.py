@@ -5,6 +5,7 @@ import contextlib
 import copy
 import fcntl
 import gzip
+import importlib.util
 import itertools
 import json
 import math
@@ -1365,3 +1366,11 @@ def test_out_of_gpu_memory_says_which_phase_and_what_to_lower(tmp_path, monkeypa
     assert run(**SHORT, out=tmp_path / "run") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "phase: update; lower --micro_batch_tokens" in line
+
+
+def test_the_readmes_tables_are_those_of_the_labs_rows():
+    spec = importlib.util.spec_from_file_location("lab", hsd.DATA / "lab.py")
+    spec.loader.exec_module(lab_module := importlib.util.module_from_spec(spec))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, table in lab_module.tables(hsd.DATA / "lab").items():
+        assert f"<!-- lab:{name} -->\n{table}\n<!-- /lab:{name} -->" in readme

@@ -493,24 +493,26 @@ def decode_step(policy, prompt, config):
         scores.softmax(-1).multinomial(1)
 
 
-def micro_batch(models, lengths, config, weights="ab"):
+def micro_batch(models, lengths, config, last):
     """Loss and gradient of a micro-batch of (question, context, response) tokens, hsd's own way."""
+    models.student.set_requires_gradient_sync(last or not models.student.keeps_sums)
     rollouts = [
         hsd.Rollout(None, [1] * q, [1] * o, teacher_prompt=[1] * (q + c)) for q, c, o in lengths
     ]
     sides, tokens = hsd.read_responses(models, rollouts)
     each = torch.ones(len(tokens))
-    given = tuple(each if name in weights else None for name in "abc")
-    hsd.forward_terms(sides, tokens, config, given)[0].backward()
+    hsd.forward_terms(sides, tokens, config, (each, each, None))[0].backward()
 
 
-def peaks(shape, config, ranks):
-    """{phase: [GB of the GPU, GB of host memory]} of a rank, at the longest lengths."""
+def peaks(shape, config, ranks, room):
+    """{phase: (GB of the GPU, GB of host memory)} of a rank, at the longest lengths."""
     with simulation(ranks) as meter:
         student, reference = (hsd.shard(policy, config) for policy in full_size_models(shape))
         masters, frozen = list(student.parameters()), list(reference.parameters())
         optimizer = hsd.adamw(student, config)
-        offload = 16 * sum(p.numel() for p in masters) / ranks > 80 * 2**30 / 4  # as hsd.shard()
+        size = sum(p.numel() for p in masters)
+        student.keeps_sums = 6 * size + 16e9 < room * 1e9  # as hsd.shard() sets it on a GPU
+        offload = 16 * size / ranks > room * 1e9 / 4
 
         def kept():
             sums = [p.grad for p in masters if p.grad is not None]
@@ -524,8 +526,9 @@ def peaks(shape, config, ranks):
         phases = {
             "rollouts": lambda: decode_step(student, q, config),
             "the self-teacher's evaluation": lambda: decode_step(student, q + peer, config),
-            "update, first micro-batch": lambda: micro_batch(models, lengths, config),
-            "update, a later one": lambda: micro_batch(models, lengths, config),
+            "update, first micro-batch": lambda: micro_batch(models, lengths, config, False),
+            "update, a later one": lambda: micro_batch(models, lengths, config, False),
+            "update, the last one": lambda: micro_batch(models, lengths, config, True),
             "the optimizer's step": lambda: (hsd.gather(student, whole=False), optimizer.step()),
         }
         found = {name: meter.phase(function) for name, function in phases.items()}
@@ -623,8 +626,8 @@ def memory_table(shape):
         larger = Qwen3Config(**QWEN3_8B | QWEN3_32B)
         setups["each of eight, Qwen3-32B"] = (larger, small, 8, 85)
     found, rows = {}, []
-    for name, (model, changes, ranks, _) in setups.items():
-        found[name] = peaks(model, hsd.Config(compile=False, **changes), ranks)
+    for name, (model, changes, ranks, room) in setups.items():
+        found[name] = peaks(model, hsd.Config(compile=False, **changes), ranks, room)
     for phase in found["each of eight"]:
         cells = [found[name][phase] for name in setups]
         rows.append([phase, *(f"{gpu:.1f} + {host:.1f}" for gpu, host in cells)])
@@ -640,7 +643,10 @@ def memory_table(shape):
     )
     for name, changes in ((name, setup[1]) for name, setup in setups.items() if setup[1]):
         print(f"{name}: {' '.join(f'--{key} {value}' for key, value in changes.items())}")
-    print("Not seen: CUDA's context, the allocator's fragments, workspaces of kernels.")
+    print(
+        "Not seen: CUDA's context, the allocator's fragments, workspaces of kernels; and that pinned"
+    )
+    print("host memory comes in powers of two (180 GB, say, for the 147 of Qwen3-8B's step).")
 
 
 def part_full_size(args):

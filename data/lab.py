@@ -3,6 +3,8 @@
     python data/lab.py                all of it, anew: rows in data/lab/, the tables in README.md
     python data/lab.py --quick        a small part, to see it work; writes runs/lab/ alone
 
+base      The model before training, on chains of n = 4, 8, 16 steps of which k = 2 are of kinds that
+          it gets wrong: pass@1, the self-teacher's, and how silent a bare answer is
 credit    Each question of the lab has one right path, so the first wrong token of a failed rollout
           is known: no credit is due before it, and none after. How well does the credit of each
           context find it? Controls: a wrong sibling, and the right path of another question
@@ -63,10 +65,24 @@ def credits(models, tokenizer, rollouts, context, config):
     """The credit A_t (Eq. 2), [T], of each rollout under a context."""
     read = [replace(r) for r in rollouts]
     for r, origin in zip(read, rollouts):
-        r.sibling, r.other = origin.sibling, origin.other
+        vars(r).update({k: v for k, v in vars(origin).items() if k in ("sibling", "other")})
         hsd.condition_teacher(r, context, tokenizer, config)
     hsd.set_credit(hsd.Models(models.student, models.student, None), read, config)
     return [r.credit for r in read]
+
+
+def experiment_base(models, tokenizer, _, config, count):
+    """A row for each length: `count` questions x 8 samples of data/questions/eval-N.jsonl."""
+    rows = []
+    for n in (4, 8, 16):
+        problems = hsd.load_problems(str(HERE / f"questions/eval-{n}.jsonl"))[:count]
+        row, failed = hsd.evaluate(models, tokenizer, problems, config, 0)
+        row = {"n": n, "questions": len(problems), **row}
+        for name, context in (("peer", hsd.answer_and_peer), ("answer", hsd.answer_alone)):
+            credit = torch.cat(credits(models, tokenizer, failed, context, config))
+            row[f"mean |A|, {name}"] = credit.abs().mean().item()
+        rows.append(row)
+    return rows
 
 
 # ---- What is said of a credit --------------------------------------------------------------------
@@ -182,17 +198,45 @@ def credit_table(credit, value):
     return "\n".join(lines)
 
 
-def write_tables(folder, readme):
-    """Puts the tables of the rows in `folder` between the marks of README.md."""
+def base_table(rows):
+    """The README's table of the base model: lengths down."""
+    columns = ["n", "pass@1", "pass@8", "self-teacher", "mean \\|A\\|, answer and peer, nats"]
+    columns += ["answer alone"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    keys = (
+        "eval/pass@1",
+        "eval/pass@8",
+        "eval/teacher_pass@1",
+        "mean |A|, peer",
+        "mean |A|, answer",
+    )
+    for row in rows:
+        cells = [f"{row[key]:.{3 if 'answer' in key else 2}f}" for key in keys]
+        lines.append(f"| {row['n']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables(folder):
+    """{mark in the README: table} of the rows in a folder."""
     rows = {name: json.loads((folder / f"{name}.json").read_text()) for name in EXPERIMENTS}
-    start, end = "<!-- lab:credit -->\n", "\n<!-- /lab:credit -->"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(start)
-    after = rest.partition(end)[2]
-    table = credit_table(rows["credit"], rows["value"])
-    readme.write_text(f"{before}{start}{table}{end}{after}", encoding="utf-8")
+    return {"base": base_table(rows["base"]), "credit": credit_table(rows["credit"], rows["value"])}
 
 
-EXPERIMENTS = {"credit": (experiment_credit, 128), "value": (experiment_value, 32)}
+def write_tables(folder, readme):
+    """Puts the tables between the marks of README.md."""
+    text = readme.read_text(encoding="utf-8")
+    for name, table in tables(folder).items():
+        start, end = f"<!-- lab:{name} -->\n", f"\n<!-- /lab:{name} -->"
+        before, _, rest = text.partition(start)
+        text = before + start + table + end + rest.partition(end)[2]
+    readme.write_text(text, encoding="utf-8")
+
+
+EXPERIMENTS = {
+    "base": (experiment_base, 64),
+    "credit": (experiment_credit, 128),
+    "value": (experiment_value, 32),
+}
 
 
 def main():
@@ -201,22 +245,20 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="a sixteenth of the rollouts")
     args = parser.parse_args()
-    config = hsd.Config(**{**hsd.LAB, "beta": 0.0, "teacher": "live", "compile": False})
+    more = {"beta": 0.0, "teacher": "live", "compile": False, "max_new_tokens": 176}
+    config = hsd.Config(**{**hsd.LAB, **more})
     tokenizer, models = hsd.load_models(config)
     problems = hsd.load_problems(config.eval_data)
     folder = Path("runs/lab") if args.quick else HERE / "lab"
     folder.mkdir(parents=True, exist_ok=True)
     for name, (experiment, count) in EXPERIMENTS.items():
         count = max(2, count // 16) if args.quick else count
-        asked = problems[: 3 * count]
-        rows = experiment(models, tokenizer, asked, config, count)
-        (folder / f"{name}.json").write_text("".join(json.dumps(rows, indent=1)) + "\n")
-        print(f"{name}: {folder / name}.json")
+        rows = experiment(models, tokenizer, problems[: 3 * count], config, count)
+        (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     if not args.quick:
         write_tables(folder, HERE.parent / "README.md")
-    credit, value = (json.loads((folder / f"{name}.json").read_text()) for name in EXPERIMENTS)
-    print(credit_table(credit, value))
-    print(json.dumps(value[0]))
+    print("\n\n".join(tables(folder).values()))
+    print(json.dumps(json.loads((folder / "value.json").read_text())[0]))
 
 
 if __name__ == "__main__":

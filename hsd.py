@@ -840,7 +840,8 @@ class Reader:
 
     def equal(self, x, y):
         """Have two texts one value at every point where both have one, and at half of them?"""
-        points = range(1, 13) if re.search(r"_|(?<![\\A-Za-z])[A-Za-zα-ω]", x + y) else [1]
+        lettered = re.search(r"_|(?<![\\A-Za-z])[A-Za-zα-ω]", x + y)  # else all points are one
+        points = range(1, 13) if lettered else [1]
         agreed = 0
         for k in points:
             try:

@@ -188,7 +188,8 @@ def credit_table(credit, value):
     columns += ["correlation with the ideal"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in credit:
-        cells = [cell(row["hit"]), cell(row["share"]), *(f"{row[k][0]:.2f}" for k in NAMES[2:])]
+        cells = [cell(row["hit"]), cell(row["share"])]
+        cells += [f"{row['auroc'][0]:.2f}", f"{row['elsewhere'][0]:.3f}"]
         name = (
             f"{row['context']}, n = {row['rollouts']}"
             if "errs" in row["context"]
@@ -226,9 +227,11 @@ def write_tables(folder, readme):
     """Puts the tables between the marks of README.md."""
     text = readme.read_text(encoding="utf-8")
     for name, table in tables(folder).items():
-        start, end = f"<!-- lab:{name} -->\n", f"\n<!-- /lab:{name} -->"
+        start, end = f"<!-- lab:{name} -->\n", f"<!-- /lab:{name} -->"
         before, _, rest = text.partition(start)
-        text = before + start + table + end + rest.partition(end)[2]
+        if end not in rest:
+            raise ValueError(f"README.md has no {end}")
+        text = f"{before}{start}{table}\n{end}{rest.partition(end)[2]}"
     readme.write_text(text, encoding="utf-8")
 
 

@@ -732,11 +732,12 @@ SAME = r"""- − –; * \cdot \times × ·; / \div ÷; ≤ <= \le \leq \leqslant
     \: \left \right \displaystyle \quad \qquad \vec \hat \bm \boldsymbol"""
 SAME = {word: row.split()[0] for row in SAME.split(";") for word in row.split()}  # to the first
 UNIT = (
-    r"[ckm]?m|m?[Ll]|[ghs]|kg|ft|in|mph|mile|yard|yd|minute|day|week|month|year|gallon|cent|unit|way"
-    r"|person|point|pound|lb|ounce|oz|ton|acre"
+    r"[ckm]?m|m?[Ll]|[ghs]|kg|ft|in|mph|mile|yard|yd|minute|day|week|month|year|gallon|cent|unit"
+    r"|way|person|point|pound|lb|ounce|oz|ton|acre"
 )
 UNIT = rf'°|\\\$|€|£|"(?:(?:{UNIT})s?|square|cubic|per|people)"'
-UNITS = rf"(?<=[\w)}}])(?:\s*/?\s*(?:{UNIT})(?:\s*(?:/[hs]\b|\^{{?\d}}?))*)+(?!\s*[\w.=])|\\\$|€|£"
+UNITS = rf"(?<=[\w)}}])(?:\s*/?\s*(?:{UNIT})(?:\s*(?:/[hs]\b|\^{{?\d}}?))*)+(?!\s*[\w.=])"
+UNITS += r"|\\\$|€|£"
 NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?!\d))?|\.\d+"
 UNKNOWN = (  # f(x+1), f^{-1}(0); 101_2; a letter with what belongs to it: x_1, y', P(0)
     r"[fgFG](?:\^\{-1\})?'*\([^()]*\)|\d+_(?:\d+|\{\w+\})|[A-Za-zα-ω](?:_(?:\d+|[A-Za-z]|\{[^{}]*"
@@ -1010,7 +1011,7 @@ def extract_answer(text):
     return last if whole and last and not re.search(r"^[+/^<>]|^-\s|[-+*/^<>]$", last) else None
 
 
-# ---- Programs (section 5) --------------------------------------------------------------------------
+# ---- Programs (section 5) ------------------------------------------------------------------------
 def read_tests(row):
     """The tests of one JSON object with the keys of ours, MBPP, HumanEval or APPS; () where there
     are none. A test is a text of asserts, one with what sets it up, {"setup", "test"}, or that of a
@@ -1150,7 +1151,7 @@ def load_data(config):
     answers = [p.answer for p in problems + held_out if p.answer]
     if unread := sum(not readable(answer) for answer in progress(answers, "answers")):
         say(
-            f"{unread} of {len(answers)} answers have no value that can be read: they match as texts"
+            f"{unread} of {len(answers)} answers have no value that can be read: they match as text"
         )
     context, asked = METHODS[config.method].context, len(problems)
     lacking = sum(context is not None and not context(Rollout(p, [], [])) for p in problems)
@@ -1611,7 +1612,7 @@ class Run:
         return summed({"signals": len(STOP)})["signals"] > 0
 
     def log(self, row, failed=None):
-        """Adds a flat row to metrics.jsonl (nan as null), which is written anew, and prints its main
+        """Adds a flat row to metrics.jsonl (nan as null), written anew, and prints the main
         figures. With the failed rollouts of an evaluation, writes their credit too."""
         self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
         shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")

@@ -643,9 +643,7 @@ def memory_table(shape):
     )
     for name, changes in ((name, setup[1]) for name, setup in setups.items() if setup[1]):
         print(f"{name}: {' '.join(f'--{key} {value}' for key, value in changes.items())}")
-    print(
-        "Not seen: CUDA's context, the allocator's fragments, workspaces of kernels; and that pinned"
-    )
+    print("Not seen: CUDA's context, the allocator's fragments, workspaces of kernels. Pinned")
     print("host memory comes in powers of two (180 GB, say, for the 147 of Qwen3-8B's step).")
 
 

@@ -1554,7 +1554,7 @@ class Run:
             resident = f"on {optimizer.param_groups[0]['params'][0].device}, float32"
         size = sum(p.numel() for p in policy.parameters())
         say(f"{config.model}: {size:,} parameters, {policy.dtype} on {policy.device} x {RANKS}")
-        say(f"master weights, sums of gradients and AdamW's moments: {resident}")
+        say(f"master weights and AdamW's moments: {resident}")
         say(
             f"tokens: {config.rollout_tokens:,} a call, {config.micro_batch_tokens:,} a micro-batch"
         )

@@ -260,6 +260,9 @@ class Config:
     top_p: float = option(0.95, "nucleus of the rollouts, a probability")
     max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
     max_peer_tokens: int = option(4096, "tokens of the peer that the teacher sees (ours)")
+    window: int = option(
+        0, "train on so many tokens from tau on, if there is a peer; 0: all (ours)"
+    )
     thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")
     rollout_tokens: int = option(294_912, "tokens, prompts included, generated at once (ours)")
     steps: int = option(1500, "batches of Q x G rollouts; 0 only evaluates")
@@ -403,6 +406,7 @@ def train_step(models, optimizer, tokenizer, problems, buffer, step, config):
     figures, norms, n = Counter(), [], config.updates_per_batch
     for part in [trained[i::n] for i in range(n)]:
         set_weights(part, method.mean_over, config)
+        part = [windowed(r, config.window) for r in part]
         for batch in dealt(micro_batches(part, config.micro_batch_tokens), models.student):
             loss, parts = batch_loss(models, batch, step, config)
             loss.backward()
@@ -613,6 +617,16 @@ def packed(items, length, budget):
             longest = length(x)
         runs[-1].append(x)
     return runs
+
+
+def windowed(rollout, window):
+    """What is read of a rollout that has a peer: up to `window` tokens from tau (Eq. 11) on, all for
+    0. Most credit lies there, and under causal attention no token needs what comes after it. (Its
+    weights stay those of the whole: a token counts as it does without a window.)"""
+    if not window or not rollout.peer:
+        return rollout
+    tau = divergence(rollout.response, rollout.peer.response)
+    return replace(rollout, response=rollout.response[: tau + window])
 
 
 def micro_batches(rollouts, budget):
@@ -1252,6 +1266,15 @@ def rollout_metrics(groups):
     }
 
 
+def collapsing(rows):
+    """Does KL(teacher || student) stand at three times its lowest while the reward has fallen? Both
+    over five steps, the last ones against the lowest, or the best, of the run."""
+    steps = [row for row in rows if row.get("kl") is not None]
+    fives = [steps[i : i + 5] for i in range(len(steps) - 4)]
+    kl, reward = ([mean(row[key] for row in five) for five in fives] for key in ("kl", "reward"))
+    return bool(fives) and kl[-1] > 3 * min(kl) and reward[-1] < max(reward) - 0.05
+
+
 # ---- Ranks ---------------------------------------------------------------------------------------
 # torchrun starts a process per GPU. Calls and micro-batches are dealt out; FSDP shards the weights.
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -1620,6 +1643,11 @@ class Run:
         say(f"step {row['step']:>4}  " + "  ".join(figures))
         if row["step"] == 1 and row.get("reward") == 0:
             say("every reward of the first step is 0: there is nothing to learn from yet")
+        if collapsing(self.rows) and not collapsing(self.rows[:-1]):
+            why = (
+                "the reward falls while KL(teacher || student) has trebled: the run collapses. Stop"
+            )
+            say(f"{why} it; try --teacher frozen or ema, or a lower --learning_rate")
         self.write("metrics.jsonl", self.rows)
         if failed is not None:
             self.credit = credit_rows(self.models, self.tokenizer, failed, self.config)
@@ -1681,6 +1709,7 @@ def credit_rows(models, tokenizer, failed, config):
 # ---- Command line --------------------------------------------------------------------------------
 STOP = []  # signals that have come: save after this step, and end
 MAY_BE_0 = ("steps", "beta", "temperature", "eval_every", "save_every", "success_buffer", "seed")
+MAY_BE_0 += ("window",)
 
 
 def check(config):
@@ -1694,6 +1723,8 @@ def check(config):
             right = right and 0 <= value <= top and (value > 0 or f.name in MAY_BE_0)
         if not right:
             raise InputError(f"--{f.name} {value}: out of range")
+    if config.window and METHODS[config.method].policy:
+        raise InputError(f"--window: the policy gradient of {config.method} is of whole rollouts")
     if config.success_buffer and "perplexity" in config.peer_rule:
         raise InputError("--success_buffer keeps no perplexities: choose another --peer_rule")
 

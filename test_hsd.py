@@ -132,6 +132,16 @@ def group_of(rewards, tokenizer, problem=Q):
     return [Rollout(problem, prompt, x, text, reward=r) for x, (text, r) in zip(ids, texts)]
 
 
+def test_a_window_is_of_so_many_tokens_from_tau_on():
+    peer = Rollout(Q, [], [1, 2, 3, 4, 5])
+    r = Rollout(Q, [], [1, 2, 9, 8, 7, 6], peer=peer)
+    kept = [hsd.windowed(r, w).response for w in (0, 1, 3, 9)]
+    assert kept == [r.response, [1, 2, 9], [1, 2, 9, 8, 7], r.response]
+    assert hsd.windowed(peer, 1) is peer  # it has none itself
+    r.response = peer.response
+    assert hsd.windowed(r, 1).response == r.response
+
+
 def test_coverage_is_what_eq_12_says_and_not_what_table_2_prints():
     """f(p, G) = (1 - p)(1 - (1 - p)^(G - 1)), largest at p* = 1 - G^(-1 / (G - 1))."""
     rng = random.Random(0)
@@ -332,6 +342,33 @@ def step_on(tiny, monkeypatch):
         return hsd.train_step(models, optimizer, tokenizer, problems, buffer, 0, config), optimizer
 
     return act
+
+
+def test_a_window_leaves_out_tokens_and_changes_no_others_weight_or_loss(step_on, monkeypatch):
+    seen, batch_loss = [], hsd.batch_loss
+
+    def spy(models, rollouts, step, config):
+        for r in rollouts:
+            sides, tokens = hsd.read_responses(models, [r])
+            terms = [x.tolist() for x in hsd.forward_terms(sides, tokens, config)[1][:2]]
+            tau = hsd.divergence(r.response, r.peer.response) if r.peer else math.inf
+            seen.append((r.weight, tau, *terms))
+        return batch_loss(models, rollouts, step, config)
+
+    monkeypatch.setattr(hsd, "batch_loss", spy)
+    step_on([0, 1, 0], [0, 0, 0], longer=1, beta=0.3)
+    whole = seen[:]
+    seen.clear()
+    figures = step_on([0, 1, 0], [0, 0, 0], longer=1, beta=0.3, window=4)[0]
+    cut = sum(math.isfinite(tau) and len(kl) > tau + 4 for _, tau, kl, _ in whole)
+    assert cut == 1 and sum(len(kl) == tau + 4 for _, tau, kl, _ in seen) == 1
+    want = sum(
+        weight * (kl + 0.3 * reference)
+        for weight, tau, *terms in whole
+        for t, (kl, reference) in enumerate(zip(*terms))
+        if t < tau + 4
+    )
+    assert figures["loss"] == pytest.approx(want, rel=1e-4)
 
 
 def test_loss_and_gradient_do_not_depend_on_micro_batches_or_chunks(step_on):
@@ -818,6 +855,18 @@ def test_an_evaluation_of_the_tiny_model_says_what_its_rollouts_say(tiny, monkey
     assert (
         step["reward"] == pytest.approx(row["eval/pass@1"]) and step["coverage"] == len(failed) / 96
     )
+
+
+@pytest.mark.parametrize("reward,kl,said", [(0.6, 0.06, [13]), (0.96, 0.06, []), (0.6, 0.02, [])])
+def test_a_collapse_is_said_once_while_it_happens(tmp_path, capsys, reward, kl, said):
+    """After m such steps the means of five are .01 + m (kl - .01) / 5 and .9 + m (reward - .9) / 5:
+    three times the lowest, and .05 below the best, at m = 3, or never."""
+    steps, run = [], hsd.Run(lab(out=str(tmp_path)))
+    for step in range(1, 21):
+        good = step <= 10
+        run.log({"step": step, "kl": 0.01 if good else kl, "reward": 0.9 if good else reward})
+        steps += [step] if "collapses" in capsys.readouterr().out else []
+    assert steps == said
 
 
 # ---- Ranks ---------------------------------------------------------------------------------------
@@ -1342,7 +1391,8 @@ WRONG = """--learning_rate -1e-4|--learning_rate=-1e-4|--learning_rate nan|--top
 --peer_rule longest|--offload_optimizer maybe|--out None|--method|--methd hsd|--group 4
 --step 3|--model no/such/folder|--model ./nowhere|--model /no/where|--train_data missing.jsonl
 --eval_data missing.jsonl|--resume --out missing|hsd --seed 1
---success_buffer 2 --peer_rule low_perplexity"""
+--success_buffer 2 --peer_rule low_perplexity|--window 8 --method grpo|--window -1
+--window 8 --method grpo+opsd"""
 
 
 @pytest.mark.parametrize("flags", re.split(r"[|\n]", WRONG))
@@ -1368,9 +1418,43 @@ def test_out_of_gpu_memory_says_which_phase_and_what_to_lower(tmp_path, monkeypa
     assert "phase: update; lower --micro_batch_tokens" in line
 
 
-def test_the_readmes_tables_are_those_of_the_labs_rows():
+# ---- The lab -------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def the_lab():
+    """data/lab.py, as a module."""
     spec = importlib.util.spec_from_file_location("lab", hsd.DATA / "lab.py")
-    spec.loader.exec_module(lab_module := importlib.util.module_from_spec(spec))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, table in lab_module.tables(hsd.DATA / "lab").items():
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
+    problems = hsd.load_problems(EVAL)[:2]
+    group = group_of([1, 0, 0, 1], tiny[0], problems[0])
+
+    def changed(**spec):
+        return the_lab.changes(spec, lab(beta=0.1, window=2), problems, tiny[0])
+
+    hsd.verify_rollouts(group)  # no answer is right
+    for noise, want in ((0.0, 0.0), (1.0, 1.0)):
+        changed(noise=noise)["verify_rollouts"](group)
+        assert [r.reward for r in group] == [want] * 4
+    group = group_of([1, 0, 0, 1], tiny[0], problems[0])
+    changed(peers="failed")["choose_peers"](group, [], "uniform", random.Random(0))
+    texts = [r.peer.text for r in group]
+    assert set(texts) <= {"attempt 1", "attempt 2"} and texts[1:3] == ["attempt 2", "attempt 1"]
+    changed(peers="other")["choose_peers"](group)
+    assert {r.peer.text for r in group} == {problems[1].solution}
+    group[0].response, group[0].peer = [7] * 8, Rollout(Q, [], [7, 7, 7, 8])
+    group = group[:1]
+    changed(kept=1)["set_weights"](group, "rollouts", lab())
+    assert group[0].weight == pytest.approx(1 / 5)  # not 1/8: up to tau = 3, and one more
+    changed(anchor=0.3)["set_weights"](group, "rollouts", lab())
+    assert group[1].weight == pytest.approx(3 / 8) and group[1].prompt == group[0].teacher_prompt
+    assert (group[1].context, group[1].share) == ({}, 0)
+
+
+def test_the_readmes_tables_and_figure_are_those_of_the_labs_rows(the_lab):
+    readme, rows = (ROOT / "README.md").read_text(), the_lab.read_rows(hsd.DATA / "lab")
+    for name, table in the_lab.tables(rows).items():
         assert f"<!-- lab:{name} -->\n{table}\n<!-- /lab:{name} -->" in readme
+    assert (hsd.DATA / "lab.svg").read_text() == the_lab.figure(rows["length"])

@@ -595,16 +595,36 @@ def drawn_lengths(count, mean, most):
     return [max(16, int(n * mean / (sum(lengths) / count))) for n in lengths]
 
 
-def update_operations(counts, context, lengths, reference, question=256):
-    """PFLOP of an update on rollouts of these lengths, whose contexts take context(length)."""
+def update_operations(counts, context, lengths, reference, question=256, kept=None):
+    """PFLOP of an update on rollouts of these lengths, whose contexts take context(length), and of
+    which only the lengths `kept` are read, if given."""
     read, trained, heads = counts
     weights = ("a" if context else "c") if not reference else ("ab" if context else "bc")
     total = 0.0
-    for n in lengths:
-        total += trained(question + n) + n * heads[weights, int(bool(context)), int(reference)]
-        total += read(question + n) if reference else 0
-        total += read(question + context(n) + n) if context else 0
+    for n, m in zip(lengths, kept or lengths):
+        total += trained(question + m) + m * heads[weights, int(bool(context)), int(reference)]
+        total += read(question + m) if reference else 0
+        total += read(question + context(n) + m) if context else 0
     return total / 1e15
+
+
+def window_table(counts, lengths, window=32):
+    """The update of `--window 32` where the paper found the divergence (its Table 4, median tau), and
+    a peer (section 4, G = 8), by the difficulty of the questions; and without a window."""
+    rows, rng, grpo = [], random.Random(0), update_operations(counts, None, lengths, True)
+    for name, tau, share in (("easy", 28, 0.96), ("medium", 52, 0.78), ("hard", 84, 0.42)):
+        peers = {i for i in range(len(lengths)) if rng.random() < share}
+        cost = []
+        for some, context in ((True, CONTEXT_LENGTHS["hsd, sdpo"]), (False, lambda n: 64)):
+            part = [n for i, n in enumerate(lengths) if (i in peers) == some]
+            cut = [min(n, tau + window) if some else n for n in part]
+            cost.append(
+                [update_operations(counts, context, part, True, kept=x) for x in (part, cut)]
+            )
+        whole, cut = (sum(x) / grpo for x in zip(*cost))
+        rows.append([name, f"{tau}", f"{share:.0%}", f"{whole:.2f}", f"{cut:.2f}"])
+    columns = ["questions", "tau", "rollouts with a peer", "of grpo's", f"with --window {window}"]
+    table("HSD's update, with pi_0, by what the paper says of tau and peers", columns, rows)
 
 
 CONTEXT_LENGTHS = {
@@ -665,6 +685,7 @@ def part_full_size(args):
     table(
         "128 x 8 rollouts: questions 256, responses 1,500 on average, at most 4,096", columns, rows
     )
+    window_table(counts, lengths)
     rows = []
     for n in (500, 1500, 4000, 8000):
         grpo, hsd_cost = (

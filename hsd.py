@@ -620,13 +620,14 @@ def packed(items, length, budget):
 
 
 def windowed(rollout, window):
-    """What is read of a rollout that has a peer: up to `window` tokens from tau (Eq. 11) on, all for
-    0. Most credit lies there, and under causal attention no token needs what comes after it. (Its
-    weights stay those of the whole: a token counts as it does without a window.)"""
+    """What the update reads of a rollout that has a peer: it ends `window` tokens from tau on (Eq.
+    11), or for 0 nowhere. Most credit lies there, and under causal attention no token needs what
+    comes after it. Its tokens' weight stays; their share makes up for the others in the log."""
     if not window or not rollout.peer:
         return rollout
-    tau = divergence(rollout.response, rollout.peer.response)
-    return replace(rollout, response=rollout.response[: tau + window])
+    whole, tau = rollout.response, divergence(rollout.response, rollout.peer.response)
+    kept = whole[: tau + window]
+    return replace(rollout, response=kept, share=rollout.share * len(whole) / len(kept))
 
 
 def micro_batches(rollouts, budget):
@@ -1267,8 +1268,8 @@ def rollout_metrics(groups):
 
 
 def collapsing(rows):
-    """Does KL(teacher || student) stand at three times its lowest while the reward has fallen? Both
-    over five steps, the last ones against the lowest, or the best, of the run."""
+    """Is KL(teacher || student) three times its lowest, and the reward .05 below its best? Both are
+    means of five steps, the last ones against all."""
     steps = [row for row in rows if row.get("kl") is not None]
     fives = [steps[i : i + 5] for i in range(len(steps) - 4)]
     kl, reward = ([mean(row[key] for row in five) for five in fives] for key in ("kl", "reward"))
@@ -1644,10 +1645,9 @@ class Run:
         if row["step"] == 1 and row.get("reward") == 0:
             say("every reward of the first step is 0: there is nothing to learn from yet")
         if collapsing(self.rows) and not collapsing(self.rows[:-1]):
-            why = (
-                "the reward falls while KL(teacher || student) has trebled: the run collapses. Stop"
-            )
-            say(f"{why} it; try --teacher frozen or ema, or a lower --learning_rate")
+            advice = "--teacher frozen, or " if self.config.teacher == "live" else ""
+            why = "KL(teacher || student) is three times its lowest, and the reward falls"
+            say(f"this run collapses: {why}. Begin anew with {advice}a lower --learning_rate")
         self.write("metrics.jsonl", self.rows)
         if failed is not None:
             self.credit = credit_rows(self.models, self.tokenizer, failed, self.config)

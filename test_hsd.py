@@ -134,7 +134,8 @@ def group_of(rewards, tokenizer, problem=Q):
 
 def test_a_window_is_of_so_many_tokens_from_tau_on():
     peer = Rollout(Q, [], [1, 2, 3, 4, 5])
-    r = Rollout(Q, [], [1, 2, 9, 8, 7, 6], peer=peer)
+    r = Rollout(Q, [], [1, 2, 9, 8, 7, 6], peer=peer, share=0.1)
+    assert hsd.windowed(r, 1).share == pytest.approx(0.2)
     kept = [hsd.windowed(r, w).response for w in (0, 1, 3, 9)]
     assert kept == [r.response, [1, 2, 9], [1, 2, 9, 8, 7], r.response]
     assert hsd.windowed(peer, 1) is peer  # it has none itself
@@ -595,7 +596,7 @@ def test_tokens_are_drawn_from_the_nucleus_of_softmax_of_logits_over_T(T, top_p)
 
 # ---- Answers and programs (section 5) ------------------------------------------------------------
 def whole(x):
-    """A text of the case files: itself, or its parts, strings or [unit, times]; in tests as well."""
+    """A text of the case files: itself, or its parts, strings or [unit, times]; in tests too."""
     if isinstance(x, dict):
         return {key: whole(value) for key, value in x.items()}
     parts = [x] if isinstance(x, str) else x
@@ -620,7 +621,7 @@ ANSWERS = cases("answers")
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_answers_are_read_and_compared_as_the_cases_say(kind):
-    """A row has candidate and answer, in both orders; or a text, with its answer or what to find."""
+    """A row has candidate and answer, in both orders; or a text, with its answer or the find."""
 
     def verdict(row):
         found = hsd.extract_answer(whole(row["text"])) if "text" in row else whole(row["candidate"])
@@ -1432,7 +1433,7 @@ def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
     group = group_of([1, 0, 0, 1], tiny[0], problems[0])
 
     def changed(**spec):
-        return the_lab.changes(spec, lab(beta=0.1, window=2), problems, tiny[0])
+        return the_lab.changes(spec, lab(beta=0.1, window=2), problems)
 
     hsd.verify_rollouts(group)  # no answer is right
     for noise, want in ((0.0, 0.0), (1.0, 1.0)):

@@ -4,7 +4,7 @@
     python data/benchmark.py --only loss,update       some of: loss update rollouts verify step
                                                       full_size
 
-loss      kl_teacher_student against the dense way and, on CUDA where it is installed, liger-kernel's
+loss      kl_teacher_student against the dense way and, on CUDA if it is installed, liger-kernel's
           fused linear JSD; the four products with the head alone are the limit of the former.
           Memory above the inputs once everything is compiled, seconds, and the error of the
           gradient against float64, at V = 151,936
@@ -609,8 +609,8 @@ def update_operations(counts, context, lengths, reference, question=256, kept=No
 
 
 def window_table(counts, lengths, window=32):
-    """The update of `--window 32` where the paper found the divergence (its Table 4, median tau), and
-    a peer (section 4, G = 8), by the difficulty of the questions; and without a window."""
+    """HSD's update, with and without --window, where tau is the median of the paper's Table 4 and so
+    many rollouts have a peer as in its section 4 (G = 8), by the difficulty of the questions."""
     rows, rng, grpo = [], random.Random(0), update_operations(counts, None, lengths, True)
     for name, tau, share in (("easy", 28, 0.96), ("medium", 52, 0.78), ("hard", 84, 0.42)):
         peers = {i for i in range(len(lengths)) if rng.random() < share}
@@ -668,7 +668,7 @@ def memory_table(shape):
 
 
 def part_full_size(args):
-    """Memory and operations of Qwen3-8B, or of the config of --model, counted on hsd's functions."""
+    """Memory and operations of Qwen3-8B, or of the config of --model, counted on hsd's code."""
     given = AutoConfig.from_pretrained(args.model) if args.model else Qwen3Config(**QWEN3_8B)
     memory_table(given)
     counts = operations(given)

@@ -1,30 +1,34 @@
-"""The lab: is the credit right, and does it help? What a tiny model can tell, since on it the truth
-is known: each question has one right path, so the first wrong token of a failed rollout is known.
+"""The lab: is the credit right, and does it help? What a tiny model can tell, since the truth is
+known there: each question has one right path, so a failed rollout's first wrong token is known.
 
-    python data/lab.py            all that data/lab/ lacks: rows there, tables and figure in README.md
-    python data/lab.py --quick    a small part, anew, to see it work: rows and tables in runs/lab/
+    python data/lab.py            what data/lab/ lacks; then the tables of README.md, and lab.svg
+    python data/lab.py --quick    a small part in runs/lab/, to see it work
 
 base       The model before training, on n = 4, 8, 16 steps of which k = 2 are of kinds that it gets
            wrong; and coverage (Eq. 12) for G = 4, 8, 16
 credit     How well does the credit of each context find the first wrong token? Controls: a wrong
            sibling, and the right path of another question
-value      The ideal credit of Proposition 1, log V(h o_t) - log V(h), from 64 continuations of every
-           prefix; V is the student's own chance of success
+value      The ideal credit of Proposition 1, log V(h o_t) - log V(h), from 64 continuations of
+           every prefix; V is the student's own chance of success
 rates      Each method, and the controls, at three learning rates, on validation questions
-learning   At the best of these (mean of pass@1 after 1,024 and 2,048 rollouts), five seeds, held out
-length     hsd, grpo, grpo+opsd on n = 4, 8, 16, three seeds, each at its best rate for that n
-variants   HSD and GRPO at their best rates with one thing changed, three seeds
+early      After 1,024 rollouts, at the best rate for that: five seeds, held-out questions
+late       After 2,048 rollouts, likewise
+length     hsd, grpo, grpo+opsd on n = 4, 8, 16, after 1,024 rollouts, three seeds
 stability  The live teacher, 5,120 rollouts, and what may mend it, two seeds
+variants   HSD and GRPO as in `late`, with one thing changed, three seeds
+
+To measure anew, delete the rows: data/lab/*.json.
 """
 
 import argparse
+import copy
 import itertools
 import json
 import math
 import os
 import random
+import statistics
 import sys
-from concurrent import futures
 from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -71,13 +75,12 @@ def failed_rollouts(models, tokenizer, problems, config, count):
 
 
 def credits(models, tokenizer, rollouts, context, config):
-    """The credit A_t (Eq. 2), [T], of each rollout under a context."""
-    read = [replace(r) for r in rollouts]
-    for r, origin in zip(read, rollouts):
-        r.sibling, r.other = origin.sibling, origin.other
+    """Copies of some rollouts, with their credit A_t (Eq. 2), [T], under a context."""
+    read = [copy.copy(r) for r in rollouts]
+    for r in read:
         hsd.condition_teacher(r, context, tokenizer, config)
     hsd.set_credit(hsd.Models(models.student, models.student, None), read, config)
-    return [r.credit for r in read]
+    return read
 
 
 def figures(credit, first):
@@ -103,62 +106,59 @@ def interval(values, draws=2000):
     return [x.mean().item(), *ends.tolist()]
 
 
-def summary(name, credit, rollouts):
-    """A row: the figures of a context over all rollouts, with intervals; mean |A| by tenth."""
-    each = zip(*(figures(a, r.first) for a, r in zip(credit, rollouts)))
+def summary(name, read):
+    """A row: the figures of a context over rollouts, with intervals; mean |A| by tenth."""
+    each = zip(*(figures(r.credit, r.first) for r in read))
     row = {k: interval(v) for k, v in zip(("hit", "share", "auroc", "elsewhere"), each)}
-    tenths = [[part.abs().mean() for part in a.tensor_split(10)] for a in credit if len(a) >= 10]
-    row["tenths"] = torch.tensor(tenths).mean(0).tolist()
-    return {"context": name, "rollouts": len(rollouts), **row}
+    tenths = [[x.abs().mean() for x in r.credit.tensor_split(10)] for r in read]
+    row["tenths"] = torch.tensor(tenths).nanmean(0).tolist()
+    return {"context": name, "rollouts": len(read), **row}
 
 
-def localisation(credit, rollouts):
+def localisation(read):
     """Rows, by difficulty (Tables 4 and 5): median tau and peak, share of |A| near tau."""
-    rows, bounds = [], {"hard": (0, 0.2), "medium": (0.2, 0.5), "easy": (0.5, 1)}
-    for name, (low, high) in bounds.items():
-        some = [(a, r) for a, r in zip(credit, rollouts) if low < r.rate <= high]
-        row = {"difficulty": name, "rollouts": len(some)}
-        row["tau"] = torch.tensor([float(r.first) for _, r in some]).median().item()
-        row["peak"] = torch.stack([a.abs().max() for a, _ in some]).median().item()
-        total = sum(a.abs().sum().item() for a, _ in some)
-        for w in (2, 4, 8, 16):
-            near = [a[max(0, r.first - w) : r.first + w + 1].abs().sum().item() for a, r in some]
-            row[f"within {w}"] = sum(near) / total
-        rows.append(row)
+    rows = []
+    for name, low, high in (("hard", 0, 0.2), ("medium", 0.2, 0.5), ("easy", 0.5, 1)):
+        if some := [r for r in read if low < r.rate <= high]:
+            row = {"difficulty": name, "rollouts": len(some)}
+            row["tau"] = statistics.median(r.first for r in some)
+            row["peak"] = statistics.median(r.credit.abs().max().item() for r in some)
+            rows.append(row | {f"within {w}": hsd.credit_share(some, w) for w in (2, 4, 8, 16)})
     return rows
 
 
 def credit_rows(models, tokenizer, problems, config, count):
     """A row for each context; failed siblings also apart, by whether they go wrong later; and the
     localisation of HSD's credit."""
-    rollouts, rows = failed_rollouts(models, tokenizer, problems, config, count), []
+    rollouts, rows, where = failed_rollouts(models, tokenizer, problems, config, count), [], []
     for name, context in CONTEXTS.items():
-        credit = credits(models, tokenizer, rollouts, context, config)
-        rows.append(summary(name, credit, rollouts))
-        more = localisation(credit, rollouts) if context is peer else []
-        later = [hsd.divergence(r.sibling.response, r.path) > r.first for r in rollouts]
-        for text, want in (("later", True), ("there or before", False)):
-            some = [i for i, x in enumerate(later) if x == want and "sibling" in name]
+        read = credits(models, tokenizer, rollouts, context, config)
+        rows.append(summary(name, read))
+        where += localisation(read) if context is peer else []
+        for text, want in (("later", True), ("there or before", False)) if "sib" in name else ():
+            some = [
+                r for r in read if (hsd.divergence(r.sibling.response, r.path) > r.first) == want
+            ]
             if some:
-                part = [credit[i] for i in some], [rollouts[i] for i in some]
-                rows.append(summary(f"control: a failed sibling that errs {text}", *part))
-        rows += more
-    constant = [torch.full((len(r.response),), -1.0) for r in rollouts]
-    return [*rows, summary("a constant (GRPO)", constant, rollouts)]
+                rows.append(summary(f"control: a failed sibling that errs {text}", some))
+    for r in read:
+        r.credit = torch.full((len(r.response),), -1.0)
+    return [*rows, summary("a constant (GRPO)", read), *where]
 
 
 def values(models, tokenizer, rollout, config, n=64):
     """V(h), [T+1], the student's chance of success from every prefix of a rollout: n continuations
     each, with half a success and half a failure added."""
-    ends, T = set(models.student.lm.generation_config.eos_token_id), len(rollout.response)
-    prompts = [rollout.prompt + rollout.response[:t] for t in range(T)]
-    problems, student = [rollout.problem] * T, models.student
+    T, student = len(rollout.response), models.student
+    prompts, problems = (
+        [rollout.prompt + rollout.response[:t] for t in range(T)],
+        [rollout.problem] * T,
+    )
     groups = hsd.sample_groups(student, tokenizer, problems, n, config, "values", prompts=prompts)
     for t, group in enumerate(groups):
         for r in group:
-            r.text = tokenizer.decode(
-                [x for x in rollout.response[:t] + r.response if x not in ends]
-            )
+            whole = rollout.response[:t] + r.response
+            r.text = tokenizer.decode(whole, skip_special_tokens=True)
     hsd.verify_rollouts([r for group in groups for r in group])
     successes = [sum(r.reward for r in group) for group in groups] + [n * rollout.reward]
     return [(s + 0.5) / (n + 1) for s in successes]
@@ -176,8 +176,8 @@ def value_rows(models, tokenizer, problems, config, count):
     rows = [{"agree": interval(agree), "before": interval(before), "after": interval(after)}]
     rows[0]["rollouts"] = len(rollouts)
     for name, context in CONTEXTS.items():
-        credit = credits(models, tokenizer, rollouts, context, config)
-        pair = torch.stack([torch.cat(credit), torch.cat(ideal)])
+        read = credits(models, tokenizer, rollouts, context, config)
+        pair = torch.stack([torch.cat([r.credit for r in read]), torch.cat(ideal)])
         rows.append({"context": name, "correlation": torch.corrcoef(pair)[0, 1].item()})
     return rows
 
@@ -193,11 +193,12 @@ def base_rows(models, tokenizer, problems, config, count):
     groups = hsd.sample_groups(models.student, tokenizer, problems[:count], 80, config, "coverage")
     hsd.verify_rollouts([r for group in groups for r in group])
     rewards = torch.tensor([[r.reward for r in group] for group in groups])  # [Q,80]
-    p = rewards[:, 16:].mean(1)
+    others = rewards[:, 16:].sum(1).int().tolist()
     for G in (4, 8, 16):
         right = rewards[:, :16].reshape(-1, G).sum(1)
         covered = ((G - right) * (right > 0)).mean().item() / G
-        eq12 = ((1 - p) * (1 - (1 - p) ** (G - 1))).mean().item()
+        # f(p, G) is pass@G less p, of which this is the unbiased estimate
+        eq12 = hsd.mean(hsd.pass_at_k(64, c, G) - c / 64 for c in others)
         rows.append({"G": G, "coverage": covered, "Eq. 12": eq12})
     return rows
 
@@ -206,26 +207,26 @@ INSTRUMENTS = {"value": value_rows, "credit": credit_rows, "base": base_rows}
 
 
 # ---- Does it help? -------------------------------------------------------------------------------
-# gspo's gradient is grpo's, where each batch takes one update: its runs are grpo's, figure for figure
+# gspo's gradient is grpo's, where each batch takes one update: its runs would be grpo's
 PLAIN = {name: {"method": name} for name in hsd.METHODS if name != "gspo"}
 PLAIN["control: a failed sibling"] = {"method": "sdpo", "peers": "failed"}
 PLAIN["control: another question's path"] = {"method": "sdpo", "peers": "other"}
-hsd.METHODS |= {
+LENGTH = {name: PLAIN[name] for name in ("hsd", "grpo", "grpo+opsd")}
+MORE_METHODS = {
     "no fallback": hsd.Method(lambda r: peer(r) if r.peer else {}, distill=1.0),
     "failures only": hsd.Method(lambda r: {} if r.reward else peer(r), distill=1.0),
     "peer or answer": hsd.Method(lambda r: hsd.peer_alone(r) or hsd.answer_alone(r), distill=1.0),
 }
-VARIANTS = {  # HSD, or GRPO, at its best rate, with one thing changed; as many rollouts
+VARIANTS = {  # HSD, or GRPO, with one thing changed; Q x G is always 128
     "`--window w`, w =": {f"{w}": {"window": w} for w in (2, 4, 8, 16)},
-    "likewise, weights of what is kept, w =": {f"{w}": {"window": w, "kept": 1} for w in (4, 16)},
-    "Without": {"the fallback": {"method": "no fallback"}, "a*": {"method": "peer or answer"}},
+    "likewise, with the weights of what is kept, w =": {"8": {"window": 8, "kept": 1}},
+    "without": {"the fallback": {"method": "no fallback"}, "a*": {"method": "peer or answer"}},
     "G =": {f"{G}": {"group_size": G, "questions_per_step": 128 // G} for G in (4, 16)},
     "beta =": {f"{beta:g}": {"beta": beta} for beta in (0.0, 0.1)},
-    "Wrong verdicts": {f"{p:.0%}": {"noise": p} for p in (0.05, 0.2)},
-    "Wrong verdicts, grpo": {f"{p:.0%}": {"noise": p, "method": "grpo"} for p in (0.05, 0.2)},
+    "wrong verdicts": {f"{p:.0%}": {"noise": p} for p in (0.05, 0.2)},
+    "grpo, wrong verdicts": {f"{p:.0%}": {"noise": p, "method": "grpo"} for p in (0.05, 0.2)},
+    "the live teacher": {m: {"method": m, "teacher": "live"} for m in ("opsd", "grpo+opsd")},
 }
-NAMED = {f"{group} {k}": flags for group, some in VARIANTS.items() for k, flags in some.items()}
-LENGTH, QUICK = {m: PLAIN[m] for m in ("hsd", "grpo", "grpo+opsd")}, ("hsd", "grpo", "opsd")
 LIVE = {"method": "hsd", "teacher": "live", "learning_rate": 3e-4, "steps": 40, "every": 10}
 STABILITY = {
     "live": {},
@@ -238,37 +239,37 @@ STABILITY = {
     "live, rate to 0": {"decay": True},
     "live, context mode held": {"anchor": 0.3},
 }
-STABILITY = {name: LIVE | flags for name, flags in STABILITY.items()}
-EXPERIMENTS = {  # rows, seeds
-    "rates": (PLAIN, [100]),
-    "length rates": (LENGTH, [100]),
-    "learning": (PLAIN, range(5)),
-    "length": (LENGTH, range(3)),
-    "variants": (NAMED, range(3)),
-    "stability": (STABILITY, range(2)),
+SHORT = {"steps": 8, "every": 8}
+EXPERIMENTS = {  # rows, seeds, what all runs share, and which evaluation chooses the rate
+    "rates": (PLAIN, [100], {}, None),
+    "length rates": (LENGTH, [100], {}, None),
+    "early": (PLAIN, range(5), SHORT, 0),
+    "late": (PLAIN, range(5), {}, 1),
+    "length": (LENGTH, range(3), SHORT, 0),
+    "stability": (STABILITY, range(2), LIVE, None),
+    "variants": (
+        {f"{k} {x}": f for k, v in VARIANTS.items() for x, f in v.items()},
+        range(3),
+        {},
+        1,
+    ),
 }
-RATES = (3e-4, 1e-3, 3e-3)  # the last breaks all methods; on fixed n it is not tried
+RATES = (3e-4, 1e-3, 3e-3)  # at the last all methods stay below .6; on fixed n it is not tried
 FIELDS = {field.name for field in fields(hsd.Config)}
 
 
-def failed_siblings(group, past, rule, rng, choose=hsd.choose_peers):
-    """hsd.choose_peers, from the failures of a group."""
-    flipped = [replace(r, reward=1 - r.reward) for r in group]
-    choose(flipped, past, rule, rng)
-    for r, other in zip(group, flipped):
-        r.peer = other.peer
-
-
-def changes(spec, config, problems, tokenizer):
+def changes(spec, config, problems):
     """The functions of hsd.py that a spec replaces while it trains."""
-    rng, paths, verify, weigh = random.Random(config.seed), {}, hsd.verify_rollouts, hsd.set_weights
-    for problem, other in zip(problems, problems[1:] + problems[:1]):
-        ids = tokenizer(other.solution, add_special_tokens=False).input_ids
-        paths[problem.question] = hsd.Rollout(other, [], ids, other.solution)
+    rng, verify, weigh = random.Random(config.seed), hsd.verify_rollouts, hsd.set_weights
+    others = dict(zip((p.question for p in problems), problems[1:] + problems[:1]))
 
-    def other_paths(group, *_):
+    def peers(group, past, rule, rng):
         for r in group:
-            r.peer = paths[r.problem.question]
+            found = [x for x in group if x is not r and not x.reward]
+            if spec["peers"] == "other":
+                other = others[r.problem.question]
+                found = [hsd.Rollout(other, [], [], other.solution)]
+            r.peer = rng.choice(found) if found else None
 
     def noisy(rollouts):
         verify(rollouts)
@@ -279,76 +280,69 @@ def changes(spec, config, problems, tokenizer):
         weigh(part, *rest)
         for r in part if "kept" in spec else ():
             r.weight *= len(r.response) / len(hsd.windowed(r, config.window).response)
-        # of KL(student || pi_0) with the context in both prompts
+        # copies that bring beta's term alone, read under the teacher's prompt
         for r in part[:] if "anchor" in spec else ():
             weight = r.weight * spec["anchor"] / config.beta
             part.append(replace(r, prompt=r.teacher_prompt, context={}, weight=weight, share=0.0))
 
-    chosen = {"failed": failed_siblings, "other": other_paths, "": hsd.choose_peers}
-    chosen = chosen[spec.get("peers", "")]
-    return {"verify_rollouts": noisy, "set_weights": weights, "choose_peers": chosen}
+    chooser = peers if "peers" in spec else hsd.choose_peers
+    return {"verify_rollouts": noisy, "set_weights": weights, "choose_peers": chooser}
 
 
 def learn(spec):
-    """One run: its spec, figures of each step, and two evaluations or more."""
-    n, valid = spec.get("n"), "rates" in spec["experiment"]
+    """One run: figures of each step, and its evaluations."""
+    hsd.METHODS.update(MORE_METHODS)
+    n, asked = spec["n"], "valid" if "rates" in spec["experiment"] else "eval"
     more = {"compile": False, "steps": 16}
-    train, held_out = ("train", "valid" if valid else "eval")
-    if n:
-        train, held_out = f"questions/{train}-{n}", f"questions/{held_out}-{n}"
-        more |= {"max_new_tokens": 48 + 8 * n, "rollout_tokens": 32_768}
-    elif valid:
-        held_out = "questions/valid"
-    more |= {
-        "train_data": str(HERE / f"{train}.jsonl"),
-        "eval_data": str(HERE / f"{held_out}.jsonl"),
-    }
-    own = {k: v for k, v in spec.items() if k in FIELDS}
-    config = hsd.Config(**{**hsd.LAB, **more, **own})
+    more |= {"max_new_tokens": 48 + 8 * n, "rollout_tokens": 32_768} if n else {}
+    for name, stem in (("train_data", "train"), ("eval_data", asked)):
+        path = f"questions/{stem}-{n}" if n else stem.replace("valid", "questions/valid")
+        more[name] = str(HERE / f"{path}.jsonl")
+    config = hsd.Config(**hsd.LAB | more | {k: v for k, v in spec.items() if k in FIELDS})
     problems, held_out = hsd.load_data(config)
     tokenizer, models = hsd.load_models(config)
     optimizer, rows, evaluations, buffer = hsd.adamw(models.student, config), [], [], {}
     optimizer.param_groups[0]["eps"] = spec.get("eps", 1e-8)
-    changed = changes(spec, config, problems, tokenizer)
+    changed = changes(spec, config, problems)
     for step in range(config.steps):
         rate = config.learning_rate * (1 - step / config.steps if "decay" in spec else 1)
         optimizer.param_groups[0]["lr"] = rate
-        asked = hsd.questions_of_step(problems, step, config)
+        batch = hsd.questions_of_step(problems, step, config)
         with mock.patch.multiple(hsd, **changed):
-            rows.append(hsd.train_step(models, optimizer, tokenizer, asked, buffer, step, config))
-        if (step + 1) % spec.get("every", config.steps // 2) == 0:
+            rows.append(hsd.train_step(models, optimizer, tokenizer, batch, buffer, step, config))
+        if (step + 1) % spec.get("every", 8) == 0:
             row = hsd.evaluate(models, tokenizer, held_out, config, step + 1)[0]
             evaluations.append({k: round(v, 4) for k, v in row.items()})
     curves = ("reward", "kl", "grad_norm", "peer_share", "response_tokens")
     curves = {k: [round(row[k], 5) for row in rows] for k in curves if k in rows[0]}
-    return [{**spec, **curves, "evaluations": evaluations}]
+    return [curves | {"evaluations": evaluations}]
 
 
 def measure(spec):
-    """The rows of a spec, in a process of its own."""
+    """(spec, its rows), in a process of its own."""
     torch.set_num_threads(1)
     hsd.transformers.utils.logging.disable_progress_bar()
+    hsd.progress = lambda iterable, *_: iterable  # the bar is of all runs
     if "seed" in spec:
-        return learn(spec)
+        return spec, learn(spec)
     more = {"beta": 0.0, "teacher": "live", "compile": False, "max_new_tokens": 176}
-    config = hsd.Config(**{**hsd.LAB, **more})
+    config = hsd.Config(**hsd.LAB | more)
     tokenizer, models = hsd.load_models(config)
     problems = hsd.load_problems(config.eval_data)[: 3 * spec["count"]]
-    return INSTRUMENTS[spec["experiment"]](models, tokenizer, problems, config, spec["count"])
+    rows = INSTRUMENTS[spec["experiment"]](models, tokenizer, problems, config, spec["count"])
+    return spec, rows
 
 
 # ---- All runs ------------------------------------------------------------------------------------
 def of(rows, **want):
-    """The rows that have these values, by seed."""
-    some = [row for row in rows if all(row.get(k) == v for k, v in want.items())]
-    return sorted(some, key=lambda row: row.get("seed", 0))
+    """The rows that have these values."""
+    return [row for row in rows if all(row.get(k) == v for k, v in want.items())]
 
 
-def best_rate(rows, row, n):
-    """The learning rate with the highest mean of pass@1 after half and all of the rollouts, once
-    all have been tried."""
+def best_rate(rows, row, n, when):
+    """The learning rate with the highest pass@1 on validation questions, once all are tried."""
     tried = of(rows["length rates" if n else "rates"], row=row, n=n)
-    scores = {r["learning_rate"]: sum(e["eval/pass@1"] for e in r["evaluations"]) for r in tried}
+    scores = {r["learning_rate"]: r["evaluations"][when]["eval/pass@1"] for r in tried}
     return max(scores, key=scores.get) if len(scores) == len(RATES[: 2 if n else 3]) else None
 
 
@@ -356,32 +350,38 @@ def specs(rows, quick):
     """What is to be measured, as far as the learning rates are known."""
     counts = {"value": 64, "credit": 128, "base": 128}
     found = [{"experiment": k, "count": 8 if quick else n} for k, n in counts.items()]
-    for name, (table, seeds) in EXPERIMENTS.items():
+    if quick:
+        spec = {"experiment": "early", "seed": 0, "n": None, "learning_rate": 1e-3, **SHORT}
+        return found + [{**spec, "row": row, **flags} for row, flags in PLAIN.items()]
+    for name, (table, seeds, shared, when) in EXPERIMENTS.items():
         lengths = (16, 8, 4) if "length" in name else (None,)
         for seed, n, row in itertools.product(seeds, lengths, table):
-            spec = {"experiment": name, "row": row, "seed": seed, "n": n, **table[row]}
-            like = row if row in PLAIN else "grpo" if "grpo" in row else "hsd"
-            rates = RATES[: 2 if n else 3] if "rates" in name else [best_rate(rows, like, n)]
-            rates = [3e-4] if quick else [spec.get("learning_rate", rate) for rate in rates]
+            spec = {"experiment": name, "row": row, "seed": seed, "n": n, **shared, **table[row]}
+            like = row if row in PLAIN else spec.get("method", "hsd")
+            like = like if like in PLAIN else "hsd"
+            rates = RATES[: 2 if n else 3]
+            if "rates" not in name:
+                rates = [spec.get("learning_rate") or best_rate(rows, like, n, when)]
             found += [{**spec, "learning_rate": rate} for rate in rates if rate]
-    few = {"experiment": "learning", "seed": 0}.items()
-    some = [s for s in found if "count" in s or few <= s.items() and s["row"] in QUICK]
-    return some if quick else found
+    return found
+
+
+def order(row):
+    """Of the rows in a file."""
+    keys = {"row": "", "n": 0, "learning_rate": 0, "seed": 0}
+    return [row.get(key) or first for key, first in keys.items()]
 
 
 def run(rows, folder, quick):
     """Measures what is missing, two at a time, and writes each result when it is there."""
-    with futures.ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with get_context("spawn").Pool(2) as pool:
         while todo := [s for s in specs(rows, quick) if not of(rows[s["experiment"]], **s)]:
-            waiting = {pool.submit(measure, spec): spec for spec in todo}
-            for done in tqdm(futures.as_completed(waiting), "lab", len(todo)):
-                name = waiting[done]["experiment"]
-                rows[name] += [waiting[done] | row for row in done.result()]
-                order = ("row", "n", "learning_rate", "seed")
-                rows[name].sort(key=lambda row: [str(row.get(key)) for key in order])
-                lines, new = ",\n".join(map(json.dumps, rows[name])), folder / "new"
-                new.write_text(f"[\n{lines}\n]\n")
-                new.rename(folder / f"{name}.json")
+            for spec, new in tqdm(pool.imap_unordered(measure, todo), "lab", len(todo)):
+                name, path = spec["experiment"], folder / f"{spec['experiment']}.json"
+                rows[name] = sorted(rows[name] + [spec | row for row in new], key=order)
+                lines = ",\n".join(map(json.dumps, rows[name]))
+                (folder / "new").write_text(f"[\n{lines}\n]\n")
+                (folder / "new").rename(path)
 
 
 # ---- Tables and figure ---------------------------------------------------------------------------
@@ -391,20 +391,16 @@ def table(columns, rows):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def spread(values, form="{:.3f}"):
+def spread(values, form=".3f"):
     """The mean and its standard error."""
     x = torch.tensor(values, dtype=torch.float64)
-    return f"{form} ± {form}".format(x.mean().item(), x.std().item() / len(x) ** 0.5)
+    error = f" ± {x.std().item() / len(x) ** 0.5:{form}}" if len(x) > 1 else ""
+    return f"{x.mean().item():{form}}{error}"
 
 
-def scores(runs, when, key="eval/pass@1"):
-    """A figure of an evaluation of each run."""
-    return [run["evaluations"][when][key] for run in runs]
-
-
-def both(runs):
-    """pass@1 after half and all of the rollouts."""
-    return " / ".join(spread(scores(runs, when)) for when in (0, 1))
+def shown(runs, when, key="eval/pass@1", form=".3f"):
+    """A figure of an evaluation."""
+    return spread([run["evaluations"][when][key] for run in runs], form) if runs else ""
 
 
 def until(run, level=0.8):
@@ -413,108 +409,123 @@ def until(run, level=0.8):
     return next((128 * (i + 3) for i, reward in enumerate(threes) if reward >= level), math.inf)
 
 
-def base_table(rows):
-    """Lengths down."""
-    keys = ("eval/pass@1", "eval/pass@8", "eval/teacher_pass@1")
-    cells = [[f"{r['n']}", *(f"{r[k]:.2f}" for k in keys)] for r in rows if "n" in r]
-    return table(["n", "pass@1", "pass@8", "self-teacher"], cells)
+def reached(runs):
+    """Rollouts until .8, if all runs come there."""
+    ends = [until(run) for run in runs]
+    return spread(ends, ",.0f") if max(ends) < math.inf else "not all"
 
 
 def credit_table(rows, value):
     """Contexts down, figures across."""
-    correlation = {row["context"]: f"{row['correlation']:.2f}" for row in value if "context" in row}
+    correlation = {
+        row["context"]: f"{row['correlation']:.2f}" for row in of(value) if "context" in row
+    }
     columns = ["context of the teacher", "most negative token is the first wrong one"]
     columns += ["share of \\|A\\| on it and the next", "AUROC", "mean \\|A\\| elsewhere, nats"]
     cells = []
-    for row in (r for r in rows if "context" in r):
+    for row in (row for row in rows if "context" in row):
         name = row["context"] + (f", n = {row['rollouts']}" if "errs" in row["context"] else "")
         two = ["{:.2f} ({:.2f} to {:.2f})".format(*row[key]) for key in ("hit", "share")]
-        two += [f"{row['auroc'][0]:.2f}", f"{row['elsewhere'][0]:.3f}"]
-        cells.append([name, *two, correlation.get(row["context"], "")])
+        rest = "" if "GRPO" in name else f"{row['elsewhere'][0]:.3f}"
+        two += [f"{row['auroc'][0]:.2f}", rest, correlation.get(row["context"], "")]
+        cells.append([name, *two])
     return table([*columns, "correlation with the ideal"], cells)
 
 
-def learning_table(rows):
+def learning_table(early, late):
     """Methods down."""
-    columns = ["", "learning rate", "pass@1 after 1,024 rollouts", "after 2,048", "pass@8"]
+    columns = ["", "pass@1 after 1,024 rollouts", "rollouts until .8", "pass@1 after 2,048"]
     cells = []
-    for name, runs in ((name, of(rows, row=name)) for name in PLAIN):
-        if not runs:
-            continue
-        reached = [until(run) for run in runs]
-        reached = spread(reached, "{:,.0f}") if max(reached) < math.inf else "not all do"
-        three = [spread(scores(runs, *at)) for at in ((0,), (1,), (1, "eval/pass@8"))]
-        cells.append([name, f"{runs[0]['learning_rate']:g}", *three, reached])
-    return table([*columns, "rollouts until .8"], cells)
-
-
-def lines(rows):
-    """The README's bullets: Figure 1, Tables 4 and 5, Eq. 12, and the variants."""
-    tenths = {r["context"]: r["tenths"] for r in rows["credit"] if "context" in r}
-    found = {
-        f"Mean |A| by tenth of a rollout, {name}": tenths[name] for name in list(CONTEXTS)[::3]
-    }
-    found = {name: " ".join(f"{x:.3f}" for x in means) for name, means in found.items()}
-    for r in (r for r in rows["credit"] if "difficulty" in r):
-        near = ", ".join(f"{r[f'within {w}']:.2f}" for w in (2, 4, 8, 16))
-        text = (
-            f"median tau {r['tau']:.0f}, peak {r['peak']:.1f} nats, |A| within 2, 4, 8, 16 of tau"
-        )
-        found[f"{r['difficulty'].title()} questions (n = {r['rollouts']})"] = f"{text} {near}"
-    some = (
-        f"G = {r['G']}: {r['coverage']:.3f} ({r['Eq. 12']:.3f})" for r in rows["base"] if "G" in r
-    )
-    found["Coverage, in brackets by Eq. 12"] = ", ".join(some)
-    for group, some in VARIANTS.items() if rows["variants"] else ():
-        runs = {name: of(rows["variants"], row=f"{group} {name}") for name in some}
-        found[group] = "; ".join(f"{k} {both(x)}" for k, x in runs.items())
-    return "\n".join(f"* {name}: {text}" for name, text in found.items())
+    for name in PLAIN:
+        runs, more = of(early, row=name), of(late, row=name)
+        cells.append([name, f"{shown(runs, 0)} ({runs[0]['learning_rate']:g})", reached(runs)])
+        rate = f" ({more[0]['learning_rate']:g})" if more else ""
+        cells[-1] += [shown(more, 1) + rate, shown(more, 1, "eval/pass@8")]
+    return table([*columns, "pass@8"], cells)
 
 
 def stability_table(rows):
     """What was tried, down; steps across."""
     cells = []
-    for name, runs in ((name, of(rows, row=name)) for name in STABILITY):
-        four = [spread(scores(runs, i), "{:.2f}") for i in range(4)] if runs else []
-        four += [spread(scores(runs, 3, "eval/teacher_pass@1"), "{:.2f}")] if runs else []
-        cells.append([name, *four])
+    for name in STABILITY:
+        runs = of(rows, row=name)
+        four = [shown(runs, when, form=".2f") for when in range(4)]
+        cells.append([name, *four, shown(runs, 3, "eval/teacher_pass@1", ".2f")])
     columns = [f"step {step}" for step in (10, 20, 30, 40)]
-    return table(["pass@1", *columns, "self-teacher, step 40"], cells)
+    return table(["pass@1", *columns, "with a peer in the prompt, step 40"], cells)
+
+
+def lines(rows):
+    """The README's bullets: V, Figure 1, Tables 4 and 5, Eq. 12, and the variants."""
+    (v,) = (row for row in rows["value"] if "agree" in row)
+    found = [
+        f"V falls from {v['before'][0]:.2f} to {v['after'][0]:.2f} at the first wrong token; its"
+        " largest fall is there in {:.2f} ({:.2f} to {:.2f}) of the rollouts".format(*v["agree"])
+    ]
+    for r in (r for r in rows["credit"] if r.get("context") in list(CONTEXTS)[::3]):
+        means = " ".join(f"{x:.3f}" for x in r["tenths"])
+        found.append(f"Mean |A| in each tenth of a rollout, {r['context']}: {means}")
+    for r in (r for r in rows["credit"] if "difficulty" in r):
+        near = ", ".join(f"{r[f'within {w}']:.2f}" for w in (2, 4, 8, 16))
+        text = (
+            f"{r['difficulty'].title()} questions (n = {r['rollouts']}): median tau {r['tau']:g},"
+        )
+        text += f" peak {r['peak']:.1f} nats, share of |A| within 2, 4, 8, 16 tokens of tau"
+        found.append(f"{text} {near}")
+    some = (f"{r['coverage']:.2f} ({r['Eq. 12']:.2f})" for r in rows["base"] if "G" in r)
+    found.append(f"Coverage for G = 4, 8, 16, and by Eq. 12: {', '.join(some)}")
+    same = (
+        f"{m} {shown(x, 0)}, {shown(x, 1)}" for m in LENGTH if (x := of(rows["late"], row=m)[:3])
+    )
+    found.append(
+        f"pass@1 after 1,024 and 2,048 rollouts, as in the table, seeds 0 to 2: {'; '.join(same)}"
+    )
+    for group, some in VARIANTS.items():
+        runs = {name: of(rows["variants"], row=f"{group} {name}") for name in some}
+        each = (f"{k} {shown(x, 0)}, {shown(x, 1)}" for k, x in runs.items() if x)
+        found.append(f"{group} {'; '.join(each)}")
+    return "\n".join(f"* {text}" for text in found)
 
 
 def figure(rows):
-    """The SVG: pass@1 against n, after 1,024 and after 2,048 rollouts; bars are standard errors."""
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 300" font-family="sans-serif"'
-    ]
-    parts[0] += ' font-size="13"><rect width="660" height="300" fill="#fff"/>'
-    for when, left in ((0, 60), (1, 380)):
-        parts.append(f'<text x="{left}" y="20">pass@1 after {1024 * (when + 1):,} rollouts</text>')
-        for level in (0, 0.25, 0.5, 0.75, 1):
-            y = 240 - 200 * level
-            parts.append(f'<path d="M{left} {y}h250" stroke="#ddd"/>')
-            parts.append(f'<text x="{left - 30}" y="{y + 4}">{level:g}</text>')
+    """data/lab.svg: against n, pass@1 after 1,024 rollouts, and rollouts until .8 where all runs of
+    a method come there. Bars are standard errors."""
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 300" font-size="13"']
+    parts[0] += ' font-family="sans-serif"><rect width="680" height="300" fill="#fff"/>'
+
+    def write(x, y, text, colour="#333"):
+        parts.append(f'<text x="{x}" y="{y}" fill="{colour}">{text}</text>')
+
+    first = ("pass@1 after 1,024 rollouts", lambda run: run["evaluations"][0]["eval/pass@1"], 1)
+    for left, (title, value, top) in ((50, first), (400, ("rollouts until .8", until, 1600))):
+        write(left, 20, title)
+        for quarter in range(5):
+            parts.append(f'<path d="M{left} {240 - 50 * quarter}h250" stroke="#ddd"/>')
+            write(left - 35, 244 - 50 * quarter, f"{top * quarter / 4:g}")
         for shift, (m, colour) in enumerate(zip(LENGTH, ("#c1121f", "#1d5b99", "#777"))):
             points = []
-            for i, n in enumerate((4, 8, 16)):
-                x = torch.tensor(scores(of(rows, row=m, n=n), when))
-                mean, error = 240 - 200 * x.mean().item(), 200 * x.std().item() / len(x) ** 0.5
-                points.append(f"{left + 40 + 80 * i + 4 * shift},{mean:.1f}")
-                bar = f"M{points[-1]}m0 {-error:.1f}v{2 * error:.1f}"
-                parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="2"/>')
-                parts.append(
-                    f'<text x="{left + 36 + 80 * i}" y="260">{n}</text>' if not shift else ""
-                )
+            for x, n in enumerate((4, 8, 16)):
+                write(left + 40 + 80 * x, 260, f"n = {n}" if shift == 0 else "")
+                at = [240 - 200 * value(run) / top for run in of(rows, row=m, n=n)]
+                y = torch.tensor(at, dtype=torch.float64)
+                if len(y) and y.isfinite().all():
+                    points.append(f"{left + 50 + 80 * x + 4 * shift},{y.mean():.1f}")
+                    bar = f"M{points[-1]}m0 {{0:.1f}}v-{{1:.1f}}"
+                    bar = bar.format(y.std() / len(y) ** 0.5, 2 * y.std() / len(y) ** 0.5)
+                    parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="2"/>')
             line = f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"'
             parts.append(f'{line} stroke-width="2"/>')
-            parts.append(f'<text x="{left + 80 * shift}" y="290" fill="{colour}">{m}</text>')
+            write(left + 80 * shift, 288, m, colour)
     return "\n".join([*parts, "</svg>\n"])
 
 
 def tables(rows):
     """{mark in the README: what stands there}."""
-    found = {"base": base_table(rows["base"]), "learning": learning_table(rows["learning"])}
+    keys = ("eval/pass@1", "eval/pass@8", "eval/teacher_pass@1")
+    base = [[f"{r['n']}", *(f"{r[k]:.2f}" for k in keys)] for r in rows["base"] if "n" in r]
+    found = {"base": table(["n", "pass@1", "pass@8", "self-teacher"], base)}
     found["credit"] = credit_table(rows["credit"], rows["value"])
+    found["learning"] = learning_table(rows["early"], rows["late"])
     return found | {"lines": lines(rows), "stability": stability_table(rows["stability"])}
 
 
@@ -542,6 +553,8 @@ def main():
     for name, new in tables(rows).items():
         before, start, rest = text.partition(f"<!-- lab:{name} -->\n")
         _, end, after = rest.partition(f"<!-- /lab:{name} -->")
+        if not start or not end:
+            raise ValueError(f"README.md has no marks for {name}")
         text = before + start + f"{new}\n" + end + after
     readme.write_text(text, encoding="utf-8")
     (HERE / "lab.svg").write_text(figure(rows["length"]))

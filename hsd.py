@@ -1531,7 +1531,7 @@ class Run:
 
     def __init__(self, config):
         self.config, self.out, self.last = config, Path(config.out), None
-        self.step, self.rows, self.buffer, self.credit = 0, [], {}, []
+        self.step, self.rows, self.buffer, self.credit, self.warned = 0, [], {}, [], False
         about, read = self.out / "config.json", (config.model, config.train_data, config.eval_data)
         read = [Path(path or "-").resolve() for path in read]
         if RANK == 0 and self.out.exists():
@@ -1644,7 +1644,8 @@ class Run:
         say(f"step {row['step']:>4}  " + "  ".join(figures))
         if row["step"] == 1 and row.get("reward") == 0:
             say("every reward of the first step is 0: there is nothing to learn from yet")
-        if collapsing(self.rows) and not collapsing(self.rows[:-1]):
+        if collapsing(self.rows) and not self.warned:
+            self.warned = True
             advice = "--teacher frozen, or " if self.config.teacher == "live" else ""
             why = "KL(teacher || student) is three times its lowest, and the reward falls"
             say(f"this run collapses: {why}. Begin anew with {advice}a lower --learning_rate")

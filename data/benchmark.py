@@ -609,7 +609,7 @@ def update_operations(counts, context, lengths, reference, question=256, kept=No
 
 
 def window_table(counts, lengths, window=32):
-    """HSD's update, with and without --window, where tau is the median of the paper's Table 4 and so
+    """HSD's update with and without --window where tau is the median of the paper's Table 4 and so
     many rollouts have a peer as in its section 4 (G = 8), by the difficulty of the questions."""
     rows, rng, grpo = [], random.Random(0), update_operations(counts, None, lengths, True)
     for name, tau, share in (("easy", 28, 0.96), ("medium", 52, 0.78), ("hard", 84, 0.42)):

@@ -1443,7 +1443,7 @@ def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
     changed(peers="failed")["choose_peers"](group, [], "uniform", random.Random(0))
     texts = [r.peer.text for r in group]
     assert set(texts) <= {"attempt 1", "attempt 2"} and texts[1:3] == ["attempt 2", "attempt 1"]
-    changed(peers="other")["choose_peers"](group)
+    changed(peers="other")["choose_peers"](group, [], "uniform", random.Random(0))
     assert {r.peer.text for r in group} == {problems[1].solution}
     group[0].response, group[0].peer = [7] * 8, Rollout(Q, [], [7, 7, 7, 8])
     group = group[:1]

@@ -260,9 +260,7 @@ class Config:
     top_p: float = option(0.95, "nucleus of the rollouts, a probability")
     max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
     max_peer_tokens: int = option(4096, "tokens of the peer that the teacher sees (ours)")
-    window: int = option(
-        0, "train on so many tokens from tau on, if there is a peer; 0: all (ours)"
-    )
+    window: int = option(0, "tokens from tau on that an update reads, if a peer; 0: all (ours)")
     thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")
     rollout_tokens: int = option(294_912, "tokens, prompts included, generated at once (ours)")
     steps: int = option(1500, "batches of Q x G rollouts; 0 only evaluates")

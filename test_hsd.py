@@ -1459,3 +1459,6 @@ def test_the_readmes_tables_and_figure_are_those_of_the_labs_rows(the_lab):
     for name, table in the_lab.tables(rows).items():
         assert f"<!-- lab:{name} -->\n{table}\n<!-- /lab:{name} -->" in readme
     assert (hsd.DATA / "lab.svg").read_text() == the_lab.figure(rows["length"])
+    for run, said in zip(the_lab.of(rows["stability"], row="live"), (27, 22), strict=True):
+        steps = [{"kl": kl, "reward": reward} for kl, reward in zip(run["kl"], run["reward"])]
+        assert next(n for n in range(41) if hsd.collapsing(steps[:n])) == said

@@ -415,18 +415,16 @@ def reached(runs):
 
 def credit_table(rows, value):
     """Contexts down, figures across."""
-    correlation = {
-        row["context"]: f"{row['correlation']:.2f}" for row in of(value) if "context" in row
-    }
+    correlation = {r["context"]: f"{r['correlation']:.2f}" for r in value if "context" in r}
     columns = ["context of the teacher", "most negative token is the first wrong one"]
     columns += ["share of \\|A\\| on it and the next", "AUROC", "mean \\|A\\| elsewhere, nats"]
     cells = []
     for row in (row for row in rows if "context" in row):
         name = row["context"] + (f", n = {row['rollouts']}" if "errs" in row["context"] else "")
-        two = ["{:.2f} ({:.2f} to {:.2f})".format(*row[key]) for key in ("hit", "share")]
+        shares = ["{:.2f} ({:.2f} to {:.2f})".format(*row[key]) for key in ("hit", "share")]
         rest = "" if "GRPO" in name else f"{row['elsewhere'][0]:.3f}"
-        two += [f"{row['auroc'][0]:.2f}", rest, correlation.get(row["context"], "")]
-        cells.append([name, *two])
+        auroc = f"{row['auroc'][0]:.2f}"
+        cells.append([name, *shares, auroc, rest, correlation.get(row["context"], "")])
     return table([*columns, "correlation with the ideal"], cells)
 
 
@@ -470,12 +468,10 @@ def lines(rows):
         found.append(f"{text} {near}")
     some = (f"{r['coverage']:.2f} ({r['Eq. 12']:.2f})" for r in rows["base"] if "G" in r)
     found.append(f"coverage for G = 4, 8, 16, and by Eq. 12: {', '.join(some)}")
-    some = [(m, of(rows["late"], row=m)[:3]) for m in LENGTH]
-    groups = {
-        "pass@1 after 1,024 and 2,048 rollouts at the rates of the latter, three seeds:": some
-    }
-    for group, table in VARIANTS.items():
-        groups[group] = [(name, of(rows["variants"], row=f"{group} {name}")) for name in table]
+    title = "pass@1 after 1,024 and 2,048 rollouts at the rates of the latter, three seeds:"
+    groups = {title: [(m, of(rows["late"], row=m)[:3]) for m in LENGTH]}
+    for group, names in VARIANTS.items():
+        groups[group] = [(name, of(rows["variants"], row=f"{group} {name}")) for name in names]
     for group, some in groups.items():
         each = [f"{name}: {shown(x, 0)}, {shown(x, 1)}" for name, x in some if x]
         found += [f"{group} {'; '.join(each)}"] if each else []

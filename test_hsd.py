@@ -33,6 +33,7 @@ import hsd
 from hsd import Config, Models, Problem, Rollout
 
 ROOT, Q = Path(hsd.__file__).parent, Problem("1+1=?", "2", "1+1=2")
+CONTEXT = [("answer", "2")]
 NAMES = ("tiny-qwen3", "train.jsonl", "eval.jsonl", "math.jsonl", "code.jsonl")
 TINY, TRAIN, EVAL, MATH, CODE = (str(hsd.DATA / name) for name in NAMES)
 torch.set_num_threads(1)  # the matrices are tiny: more threads only wait for each other
@@ -56,7 +57,7 @@ def random_model(seed=0, V=64, spread=0.2):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
     shape = Qwen3Config(vocab_size=V, **sizes, initializer_range=spread)
-    return hsd.Policy(Qwen3ForCausalLM(shape)).eval()
+    return hsd.LanguageModel(Qwen3ForCausalLM(shape)).eval()
 
 
 def some_rollouts(count=7):
@@ -65,7 +66,7 @@ def some_rollouts(count=7):
     for _ in range(count):
         sizes = (rng.randint(2, 9), rng.randint(1, 20), rng.randint(9, 30))
         prompt, response, taught = ([rng.randrange(64) for _ in range(n)] for n in sizes)
-        rollouts.append(Rollout(Q, prompt, response, context={"answer": 1}, teacher_prompt=taught))
+        rollouts.append(Rollout(Q, prompt, response, context=CONTEXT, teacher_prompt=taught))
     return rollouts
 
 
@@ -86,12 +87,12 @@ def dense(model, prompt, response):
 
 # ====================================== Part I: the paper =========================================
 # ---- Problems and prompts ------------------------------------------------------------------------
-def test_the_instruction_closes_every_prompt_and_hints_stand_before_it(tiny):
-    assert hsd.request(Q) == f"1+1=?\n\n{hsd.INSTRUCTION}"
+def test_the_instruction_comes_last_and_hints_stand_before_it(tiny):
+    assert hsd.user_message(Q) == f"1+1=?\n\n{hsd.INSTRUCTION}"
     hints = hsd.CONTEXTS["answer"].format(2) + hsd.CONTEXTS["peer"].format("1+1=2")
-    both = hsd.request(Q, {"answer": "2", "peer": "1+1=2"})
+    both = hsd.user_message(Q, [("answer", "2"), ("peer", "1+1=2")])
     assert both == f"1+1=?\n\n{hints}{hsd.CLOSING}{hsd.INSTRUCTION}"
-    code = hsd.request(Problem("add", tests=("assert f(1) == 2",)), {"peer": "x"})
+    code = hsd.user_message(Problem("add", tests=("assert f(1) == 2",)), [("peer", "x")])
     assert code.endswith(hsd.CLOSING + hsd.CODE_INSTRUCTION)
     pieces = [piece for context in hsd.CONTEXTS.values() for piece in context.split("{}")]
     for piece in [*pieces, hsd.CLOSING + hsd.INSTRUCTION]:  # each is a token of the tiny model
@@ -106,7 +107,7 @@ def test_rollouts_end_with_a_stop_token_and_one_that_is_cut_scores_0(tiny):
     assert [[r.problem for r in group] for group in groups] == [[p] * 4 for p in problems]
     for r in itertools.chain(*groups):
         assert r.response.index(tokenizer.eos_token_id) == len(r.response) - 1 and not r.truncated
-        assert r.prompt == hsd.prompt_ids(tokenizer, hsd.request(r.problem))
+        assert r.prompt == hsd.prompt_ids(tokenizer, hsd.user_message(r.problem))
         assert r.text == tokenizer.decode(r.response[:-1])
     cut, config = Problem("33-6+8*9=?", "6"), lab(max_new_tokens=5, temperature=0.0)
     (group,) = hsd.sample_groups(model, tokenizer, [cut], 2, config, "x")
@@ -132,15 +133,29 @@ def group_of(rewards, tokenizer, problem=Q):
     return [Rollout(problem, prompt, x, text, reward=r) for x, (text, r) in zip(ids, texts)]
 
 
-def test_a_window_is_of_so_many_tokens_from_tau_on():
+def test_a_window_ends_so_many_tokens_after_tau():
     peer = Rollout(Q, [], [1, 2, 3, 4, 5])
-    r = Rollout(Q, [], [1, 2, 9, 8, 7, 6], peer=peer, share=0.1)
-    assert hsd.windowed(r, 1).share == pytest.approx(0.2)
-    kept = [hsd.windowed(r, w).response for w in (0, 1, 3, 9)]
+    r = Rollout(Q, [], [1, 2, 9, 8, 7, 6], peers=[peer], loss_weight=0.3, mean_weight=0.1)
+    cut = hsd.cut_at_window(r, 1)
+    assert (cut.loss_weight, cut.mean_weight) == (0.3, pytest.approx(0.2))
+    kept = [hsd.cut_at_window(r, w).response for w in (0, 1, 3, 9)]
     assert kept == [r.response, [1, 2, 9], [1, 2, 9, 8, 7], r.response]
-    assert hsd.windowed(peer, 1) is peer  # it has none itself
+    assert hsd.cut_at_window(peer, 1) is peer  # it has none itself
     r.response = peer.response
-    assert hsd.windowed(r, 1).response == r.response
+    assert hsd.cut_at_window(r, 1).response == r.response
+
+
+def rewarded(*rewards):
+    return [Rollout(Q, [0], [i], reward=float(reward)) for i, reward in enumerate(rewards)]
+
+
+RNG = random.Random(0)
+
+
+def chosen(group, rule="uniform"):
+    """The places of each rollout's peers in its group, sorted."""
+    hsd.choose_peers(group, rule, RNG)
+    return [sorted(map(group.index, r.peers)) for r in group]
 
 
 def test_coverage_is_what_eq_12_says_and_not_what_table_2_prints():
@@ -148,36 +163,27 @@ def test_coverage_is_what_eq_12_says_and_not_what_table_2_prints():
     rng = random.Random(0)
     for G, p_star, f_star in ((4, 0.370, 0.472), (8, 0.257, 0.650), (16, 0.169, 0.779)):
         assert 1 - G ** (-1 / (G - 1)) == pytest.approx(p_star, abs=6e-4)
-        rewards = [[int(rng.random() < p_star) for _ in range(G)] for _ in range(4000)]
-        pairs = [x for group in rewards for x in zip(group, hsd.successful_peers(group))]
-        assert sum(not r and bool(s) for r, s in pairs) / len(pairs) == pytest.approx(
-            f_star, abs=0.02
-        )
+        groups = [rewarded(*(rng.random() < p_star for _ in range(G))) for _ in range(3000)]
+        for group in groups:
+            hsd.choose_peers(group, "uniform", rng)
+        assert hsd.rollout_metrics(groups)["coverage"] == pytest.approx(f_star, abs=0.02)
 
 
-def test_successful_peers_and_divergence_by_hand():
-    assert hsd.successful_peers([1, 0, 0, 1]) == [[3], [0, 3], [0, 3], [0]]
-    assert hsd.successful_peers([0, 1, 0]) == [[1], [], [1]]
+def test_peers_and_divergence_by_hand():
+    assert chosen(rewarded(1, 0, 0, 1)) == [[3], [0, 3], [0, 3], [0]]
+    assert chosen(lone := rewarded(0, 1, 0)) == [[1], [], [1]]
+    assert [r.peer for r in lone] == [lone[1], None, lone[1]]
     for a, b, tau in (([1, 2, 3], [1, 2, 4], 2), ([5], [6], 0), ([1], [1, 2], 1), ([1], [1], 1)):
-        assert hsd.divergence(a, b) == hsd.divergence(b, a) == tau
+        assert hsd.divergence_point(a, b) == hsd.divergence_point(b, a) == tau
 
 
-def test_peers_are_uniform_among_successes_and_never_oneself(tiny):
-    group, rng, counts = group_of([1, 0, 1, 1], tiny[0]), random.Random(0), Counter()
+def test_peers_are_uniform_among_successes_and_never_oneself():
+    group, counts = rewarded(1, 0, 1, 1), Counter()
     for _ in range(600):
-        hsd.choose_peers(group, [], "uniform", rng)
+        chosen(group)
         counts.update((i, group.index(r.peer)) for i, r in enumerate(group))
     assert all(j not in (i, 1) for i, j in counts)
     assert all(150 < counts[1, j] < 250 for j in (0, 2, 3))  # 200 expected
-
-
-def test_a_lone_success_teaches_the_others_and_past_ones_only_where_there_is_none(tiny):
-    for past in ([], group_of([1], tiny[0])):
-        for _ in range(20):
-            hsd.choose_peers(
-                group := group_of([0, 1, 0], tiny[0]), past, "uniform", random.Random()
-            )
-            assert [r.peer for r in group] == [group[1], past[0] if past else None, group[1]]
 
 
 def test_peer_rules_by_hand():
@@ -185,33 +191,35 @@ def test_peer_rules_by_hand():
     peers = [Rollout(Q, [0], ids, reward=1.0, logp=torch.tensor(logp)) for ids, logp in given]
     want = {"shortest": 1, "nearest": 0, "low_perplexity": 2, "high_perplexity": 1}
     for rule, place in want.items():
-        hsd.choose_peers([r := Rollout(Q, [0], [1, 2, 3, 4]), *peers], [], rule, random.Random(0))
+        chosen([r := Rollout(Q, [0], [1, 2, 3, 4]), *peers], rule)
         assert r.peer is peers[place], rule
     assert {*want, "uniform"} == {*hsd.PEER_RULES}
 
 
 def test_each_method_shows_its_teacher_what_table_1_says(tiny):
     def contexts(context, problem=Q):
-        hsd.choose_peers(
-            group := group_of([0, 1], tiny[0], problem), [], "uniform", random.Random()
-        )
+        chosen(group := group_of([0, 1], tiny[0], problem))
         return [context(r) for r in group]
 
-    answer, peer = {"answer": "2"}, {"peer": "attempt 1"}  # the second has the endpoint fallback
-    want = {"hsd": [answer | peer, answer], "sdpo": [peer, {}], "sdft": [{"solution": "1+1=2"}] * 2}
+    answer, peer = [("answer", "2")], [("peer", "attempt 1")]  # the second has the fallback
+    want = {"hsd": [answer + peer, answer], "sdpo": [peer, []]}
+    want["sdft"] = [[("solution", "1+1=2")]] * 2
     for name, method in hsd.METHODS.items():
         if method.context:
             assert contexts(method.context) == want.get(name, [answer] * 2), name
-    assert contexts(hsd.answer_and_peer, Problem("add", tests=("assert f()",))) == [peer, {}]
+    assert contexts(hsd.answer_and_peer, Problem("add", tests=("assert f()",))) == [peer, []]
 
 
-def test_only_the_peers_tokens_are_cut_and_at_their_end(tiny):
-    tokenizer, _ = tiny
-    r, peer = group_of([0, 1], tokenizer)
-    r.peer, peer.response = peer, tokenizer("0123456789" * 20).input_ids
-    hsd.condition_teacher(r, hsd.answer_and_peer, tokenizer, lab(max_peer_tokens=33))
-    assert r.context == {"answer": "2", "peer": "0123456789" * 3 + "012"}
-    assert hsd.request(Q, r.context) in tokenizer.decode(r.teacher_prompt)
+def test_each_text_of_a_context_is_cut_by_itself_and_at_its_end(tiny):
+    r, text = Rollout(Q, [], []), "0123456789" * 20
+
+    def context(rollout):
+        return [("answer", "2"), ("solution", text), ("peer", text), ("peer", "<|im_end|>")]
+
+    hsd.condition_teacher(r, context, tiny[0], lab(max_peer_tokens=33))
+    cut = text[:33]
+    assert r.context == [("answer", "2"), ("solution", cut), ("peer", cut), ("peer", "<|im_end|>")]
+    assert hsd.user_message(Q, r.context) in tiny[0].decode(r.teacher_prompt)
 
 
 # ---- Methods (Table 1) ---------------------------------------------------------------------------
@@ -229,6 +237,13 @@ def test_the_ten_rows_of_table_1_as_numbers():
         "grpo+opsd": (0.5, 0.5, True, "token", clip, "rollouts", False, False, False),
     }
     assert {name: tuple(asdict(row).values())[1:] for name, row in hsd.METHODS.items()} == want
+    assert {row.context for row in hsd.METHODS.values()} == {
+        None,
+        hsd.answer_and_peer,
+        hsd.answer_alone,
+        hsd.solution_alone,
+        hsd.peer_alone,
+    }
     untaught = [name for name, row in hsd.METHODS.items() if row.context is None]
     assert untaught == ["grpo", "dr_grpo", "dapo", "gspo"]
 
@@ -243,8 +258,10 @@ def test_the_papers_values_are_the_defaults_and_the_labs_hold_without_a_model():
     assert (Config().out, Config(method="opsd", steps=0).out) == ("runs/hsd", "runs/opsd-eval")
     assert hsd.settings([]) == Config(**hsd.LAB)
     assert hsd.settings(["--model", "Qwen/Qwen3-8B"]) == Config()
-    both = hsd.settings(["--lab", "--model", "x"])
-    assert both == Config(**{**hsd.LAB, "model": "x", "lab": True})
+    assert hsd.settings(["--model=x", "--lab=false"]) == Config(model="x")
+    for flag in ("--lab", "--lab=true"):
+        both = hsd.settings([flag, "--model", "x"])
+        assert both == Config(**{**hsd.LAB, "model": "x", "lab": True})
 
 
 # ---- Credit and loss (Eq. 2, 10, 13) -------------------------------------------------------------
@@ -257,6 +274,8 @@ def test_credit_is_teacher_minus_student_at_the_tokens_of_the_rollout():
         at, prompts = torch.tensor(r.response)[:, None], (r.prompt, r.teacher_prompt)
         s, t = (dense(m, p, r.response).gather(-1, at)[:, 0] for m, p in zip(models, prompts))
         assert torch.allclose(r.logp, s, atol=1e-4) and torch.allclose(r.credit, t - s, atol=1e-4)
+    hsd.set_credit(Models(models[0], None, None), rollouts := some_rollouts(), lab())
+    assert all(r.credit is None and len(r.logp) == len(r.response) for r in rollouts)
 
 
 def dense_loss(method, rollouts, models, config, step):
@@ -300,7 +319,7 @@ def test_loss_and_gradient_of_each_method_are_those_of_its_formula(method):
         logp = dense(exact[0], r.prompt, r.response).gather(-1, at)[:, 0].detach()
         gap = 1e-3 if method == "gspo" else 0.4
         r.logp = (logp + gap * torch.randn(len(logp), generator=noise)).float()
-        r.advantage, r.context = (-1) ** i * (0.5 + i / 9), {"answer": "1"} if i != 2 else {}
+        r.advantage, r.context = (-1) ** i * (0.5 + i / 9), CONTEXT if i != 2 else []
     sizes = {"beta": 0.1, "chunk_tokens": 7, "max_new_tokens": 30, "updates_per_batch": 2}
     config, taught = lab(method=method, **sizes), hsd.METHODS[method].context
     want, kls = dense_loss(method, rollouts, exact, config, 10)
@@ -325,7 +344,7 @@ def step_on(tiny, monkeypatch):
     monkeypatch.setattr(hsd, "verify_rollouts", lambda rollouts: None)
     tokenizer = tiny[0]
 
-    def act(*rewards, buffer=None, models=None, longer=0, **changes):
+    def act(*rewards, models=None, longer=0, **changes):
         config = lab(**{"beta": 0.0, "teacher": "live", **changes})
         problems = [Problem(f"{i}+1=?", str(i + 1), "solution") for i in range(len(rewards))]
         groups = [group_of(row, tokenizer, p) for row, p in zip(rewards, problems)]
@@ -339,8 +358,7 @@ def step_on(tiny, monkeypatch):
         if config.gradient_checkpointing:
             models.student.lm.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = hsd.adamw(models.student, config)
-        buffer = {} if buffer is None else buffer
-        return hsd.train_step(models, optimizer, tokenizer, problems, buffer, 0, config), optimizer
+        return hsd.train_step(models, optimizer, tokenizer, problems, 0, config), optimizer
 
     return act
 
@@ -350,10 +368,10 @@ def test_a_window_leaves_out_tokens_and_changes_no_others_weight_or_loss(step_on
 
     def spy(models, rollouts, step, config):
         for r in rollouts:
-            sides, tokens = hsd.read_responses(models, [r])
-            terms = [x.tolist() for x in hsd.forward_terms(sides, tokens, config)[1][:2]]
-            tau = hsd.divergence(r.response, r.peer.response) if r.peer else math.inf
-            seen.append((r.weight, tau, *terms))
+            sides, t = hsd.read_responses(models, [r]), hsd.tokens_of([r], step, "cpu")
+            _, terms = hsd.chunked_loss(*sides, t, hsd.METHODS["hsd"], config)
+            tau = hsd.divergence_point(r.response, r.peer.response) if r.peer else math.inf
+            seen.append((r.loss_weight, tau, terms.kl.tolist(), terms.kl_reference.tolist()))
         return batch_loss(models, rollouts, step, config)
 
     monkeypatch.setattr(hsd, "batch_loss", spy)
@@ -400,7 +418,7 @@ def test_rollouts_peers_and_questions_follow_from_seed_and_step(tiny, monkeypatc
         config = lab(seed=seed, questions_per_step=1, group_size=8, max_new_tokens=30, beta=0.0)
         student = copy.deepcopy(tiny[1]).requires_grad_()
         models, optimizer = Models(student, student, None), hsd.adamw(student, config)
-        hsd.train_step(models, optimizer, tiny[0], problems[:1], {}, step, config)
+        hsd.train_step(models, optimizer, tiny[0], problems[:1], step, config)
         peers = [[r is o.peer for r in seen].index(True) for o in seen]
         order = hsd.questions_of_step(problems, step, config)
         return [r.response for r in seen], peers, order
@@ -412,13 +430,13 @@ def test_rollouts_peers_and_questions_follow_from_seed_and_step(tiny, monkeypatc
         assert [x != y for x, y in zip(first, other)] == [True] * 3
 
 
-def test_an_ema_teacher_goes_one_percent_of_the_way(step_on):
+def test_an_ema_teacher_goes_the_share_of_the_way_that_it_does_not_keep(step_on):
     models = hsd.load_models(lab(teacher="ema", beta=0.0))[1]
     old = copy.deepcopy(models.teacher)
-    step_on([1, 0, 0], models=models, teacher="ema", learning_rate=1e-2)
+    step_on([1, 0, 0], models=models, teacher="ema", ema_decay=0.9, learning_rate=1e-2)
     for was, now, student in zip(*(m.parameters() for m in (old, models.teacher, models.student))):
         assert (student - was).abs().max() > 1e-3
-        assert torch.allclose(now - was, 0.01 * (student - was), atol=1e-6)
+        assert torch.allclose(now - was, 0.1 * (student - was), atol=1e-6)
 
 
 def test_dapo_drops_groups_that_are_all_right_or_all_wrong(step_on):
@@ -429,20 +447,50 @@ def test_dapo_drops_groups_that_are_all_right_or_all_wrong(step_on):
     assert step_on([1, 1, 1], [0, 0], method="dapo")[0]["grad_norm"] == 0
 
 
-def test_the_buffer_keeps_the_last_successes_of_a_question(step_on):
-    buffer, shares = {}, []
-    for rewards in ([0, 1], [1, 0], [1, 1]):
-        figures, _ = step_on(rewards, [0, 0], buffer=buffer, success_buffer=2)
-        shares.append(figures["peer_share"])
-    assert shares == [1 / 4, 2 / 4, 2 / 4]
-    texts = [[r.text for r in kept] for kept in buffer.values()]
-    assert texts == [["attempt 0", "attempt 1"], []]
-    step_on([0, 1], buffer=(empty := {}))  # success_buffer 0
-    assert not any(empty.values())
+def two_peers(rollout):
+    return hsd.answer_alone(rollout) + [("peer", peer.text) for peer in rollout.peers[:2]]
 
 
-# ================================== Part II: what makes it real ===================================
-# ---- The policy gradients of the baselines (Eq. 1, Table 1) --------------------------------------
+def test_a_teacher_that_sees_two_peers_is_a_function_and_a_row(step_on, monkeypatch):
+    row, seen = hsd.Method(two_peers, distill_weight=1.0), []
+    monkeypatch.setitem(hsd.METHODS, "two_peers", row)
+    condition = hsd.condition_teacher
+    monkeypatch.setattr(hsd, "condition_teacher", lambda *a: (condition(*a), seen.append(a[0])))
+    figures, _ = step_on([1, 0, 1, 1], method="two_peers")
+    assert [kind for kind, _ in seen[1].context] == ["answer", "peer", "peer"]
+    texts = {text for kind, text in seen[1].context if kind == "peer"}
+    assert len(texts) == 2 and texts <= {"attempt 0", "attempt 2", "attempt 3"}
+    assert figures["kl"] > 0 and figures["grad_norm"] > 0
+
+
+def jensen_shannon(teacher_logits, student_logits):
+    middle = (teacher_logits.softmax(-1) + student_logits.softmax(-1)).div(2).log()
+    return (hsd.kl(teacher_logits, middle) + hsd.kl(student_logits, middle)) / 2
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_another_divergence_is_one_function_and_its_gradient_is_right(monkeypatch, compile):
+    monkeypatch.setattr(hsd, "distillation_loss", jensen_shannon)
+    hsd.differentiated_loss.cache_clear()
+    student, teacher, head = hidden_states()
+    s64, w64 = student.clone().requires_grad_(), head.clone().requires_grad_()
+    p = (teacher @ head.T).softmax(-1)
+    q = (s64 @ w64.T).softmax(-1)
+    m = (p + q) / 2
+    want = ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
+    want.sum().backward()
+    s, w = (x.float().requires_grad_() for x in (student, head))
+    t = hsd.Tokens(*[torch.ones(37)] * 7)._replace(ids=torch.ones(37).long(), old_logp=None)
+    sides = ((s, w), (teacher.float(), head.float()), None)
+    config = lab(beta=0.0, chunk_tokens=8, compile=compile)
+    loss, terms = hsd.chunked_loss(*sides, t, hsd.METHODS["hsd"], config)
+    loss.backward()
+    assert relative_error(terms.kl, want) < 1e-4
+    assert relative_error(s.grad, s64.grad) < 1e-4 and relative_error(w.grad, w64.grad) < 1e-4
+
+
+# ====================================== Part II: the engine =======================================
+# ---- What only the policy-gradient methods need (Eq. 1, Table 1) ---------------------------------
 def test_advantages_and_dapos_length_penalty_by_hand():
     """Rewards 1, 0, 0, 0: mean 1/4, unbiased standard deviation 1/2. Of 100 tokens, no penalty up
     to 80, half at 90, all at 100; halved for 0/1 rewards."""
@@ -462,7 +510,7 @@ def test_advantages_and_dapos_length_penalty_by_hand():
     assert advantages("dapo", [1, 1, 1, 0], (80, 90, 100, 9)) == want
 
 
-# ---- The heads, a chunk at a time ----------------------------------------------------------------
+# ---- The loss, a chunk of tokens at a time -------------------------------------------------------
 def hidden_states(T=37, H=16, V=101, seed=0):
     """Student and teacher hidden states [T,H], and a head [V,H]; float64."""
     g = torch.Generator().manual_seed(seed)
@@ -479,7 +527,10 @@ def dense_kl(student_hidden, teacher_hidden, head):
 
 @pytest.fixture
 def plain(monkeypatch):
-    monkeypatch.setattr(hsd, "compiled", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    hsd.differentiated_loss.cache_clear()
+    yield
+    hsd.differentiated_loss.cache_clear()
 
 
 @pytest.mark.parametrize("T,chunk", [(37, 8), (37, 64), (37, 37), (1, 4), (64, 1)])
@@ -503,18 +554,23 @@ def test_without_a_compiler_a_line_says_so_and_the_plain_function_runs(monkeypat
         raise RuntimeError("no g++ here\nand more")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    assert hsd.compiled.__wrapped__(hsd.chunk_terms) is hsd.chunk_terms
+    function = hsd.differentiated_loss.__wrapped__(hsd.METHODS["hsd"], 0.0, True)
+    ones = torch.ones(3)
+    t = hsd.Tokens(ones.long(), ones, ones, ones, ones, None, ones)
+    assert function(torch.zeros(3, 4), torch.zeros(3, 4), None, t)[1][0] == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("without it: no g++ here")
 
 
-def test_the_compiled_loss_equals_the_plain_one(monkeypatch):  # slow: 4 s
+def test_the_compiled_loss_equals_the_plain_one(monkeypatch):  # slow: 6 s
     (student, teacher, head), results = (x.float() for x in hidden_states(T=21)), []
-    for kernel in (hsd.compiled, lambda function: function):
-        monkeypatch.setattr(hsd, "compiled", kernel)
+    for kernel in (torch.compile, lambda function, **_: function):
+        monkeypatch.setattr(torch, "compile", kernel)
+        hsd.differentiated_loss.cache_clear()
         s, w = student.clone().requires_grad_(), head.clone().requires_grad_()
         loss, kl = hsd.kl_teacher_student(s, teacher, w, None, 8)
         loss.backward()
         results.append((loss, kl, kl.mean(), s.grad, w.grad))
+    hsd.differentiated_loss.cache_clear()
     loss, _, mean, *_ = results[0]
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(*results))
     assert loss.item() == pytest.approx(mean.item(), rel=1e-6)  # without weights
@@ -544,7 +600,7 @@ def test_thinking_mode_is_the_same_switch_for_student_and_teacher(tiny):
         hsd.condition_teacher(
             r := Rollout(Q, [], []), hsd.answer_alone, tiny[0], lab(thinking=thinking)
         )
-        student = hsd.prompt_ids(tiny[0], hsd.request(Q), thinking)
+        student = hsd.prompt_ids(tiny[0], hsd.user_message(Q), thinking)
         texts = [tiny[0].decode(ids) for ids in (r.teacher_prompt, student)]
         assert [text.count("</think>") for text in texts] == [closed] * 2
 
@@ -571,7 +627,7 @@ def test_what_closes_a_turn_of_the_template_ends_a_response(tiny, capsys):
     for template in ("hello", "{{ messages[0]['content'] * 2 }}"):
         tokenizer.chat_template = template
         with pytest.raises(ValueError, match="drops or repeats"):
-            hsd.prompt_ids(tokenizer, "1")
+            hsd.stop_tokens(lm, tokenizer)
 
 
 @pytest.mark.parametrize("T,top_p", [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (1.5, 0.8)])
@@ -819,8 +875,8 @@ def test_texts_longer_than_the_models_positions_are_refused_with_the_numbers(tin
     config, problems = lab(max_new_tokens=100, max_peer_tokens=60), hsd.load_problems(EVAL)[:9]
     hsd.check_lengths(tiny[1], tiny[0], problems, config)
     long = Problem("1" * (positions := tiny[1].lm.config.max_position_embeddings), "2")
-    hints = {"answer": "2", "peer": ""}
-    tokens = len(hsd.prompt_ids(tiny[0], hsd.request(long, hints))) + 60 + 100
+    hints = [("answer", "2"), ("peer", "")]
+    tokens = len(hsd.prompt_ids(tiny[0], hsd.user_message(long, hints))) + 60 + 100
     with pytest.raises(hsd.InputError, match=f"take {tokens} tokens of {positions} positions"):
         hsd.check_lengths(tiny[1], tiny[0], [*problems, long], config)
 
@@ -831,8 +887,8 @@ def test_pass_at_k_by_enumeration_and_the_share_of_credit_near_tau_by_hand():
         draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
         assert hsd.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
     peer = Rollout(Q, [0], [7, 7, 7, 7, 7])
-    r = Rollout(Q, [0], [7, 7, 8, 8, 8], peer=peer, credit=torch.tensor([1.0, 0, -4, 2, 1]))
-    same = Rollout(Q, [0], [7, 7], peer=peer, credit=torch.ones(2))  # it leaves no path
+    r = Rollout(Q, [0], [7, 7, 8, 8, 8], peers=[peer], credit=torch.tensor([1.0, 0, -4, 2, 1]))
+    same = Rollout(Q, [0], [7, 7], peers=[peer], credit=torch.ones(2))  # it leaves no path
     for w, want in ((0, 4 / 8), (1, 6 / 8), (2, 1.0)):
         assert hsd.credit_share([r, same], w) == pytest.approx(want)
     assert math.isnan(hsd.credit_share([same], 8))
@@ -881,7 +937,7 @@ SPY = """if True:
         seen["held"] = [held(models.reference), held(models.student)]
         models.reference([[1, 2]], [[3]]), models.student([[1, 2]], [[3]])
         seen["held"] += [held(models.reference), held(models.student)]
-        hsd.gather(models.student, whole=False)
+        hsd.reshard(models.student)
         seen["held"].append(held(models.student))
         return tokenizer, models
     def spy_verify(rollouts):
@@ -961,8 +1017,8 @@ def process_group():
 def test_masters_and_sums_of_gradients_are_float32_and_what_computes_is_bf16(process_group):
     """1 + 50 micro-batches of weight .001: sums in bf16 would stay at the first."""
     config = lab(learning_rate=1e-6, max_grad_norm=1e9)
-    policy, plain = (hsd.Policy(random_model().lm.bfloat16()) for _ in range(2))
-    policy, optimizer = hsd.shard(policy, config), hsd.adamw(policy, config)
+    policy, plain = (hsd.LanguageModel(random_model().lm.bfloat16()) for _ in range(2))
+    policy, optimizer = hsd.shard(policy), hsd.adamw(policy, config)
     for scale in [1.0] + [1e-3] * 50:
         hidden, head = policy([[1, 2]], [[3, 4]])
         (scale * (hidden.sum() + head.sum())).float().backward()
@@ -970,7 +1026,7 @@ def test_masters_and_sums_of_gradients_are_float32_and_what_computes_is_bf16(pro
     hidden, head = plain([[1, 2]], [[3, 4]])
     (hidden.sum() + head.sum()).float().backward()
     start = [p.detach().float() for p in plain.parameters()]
-    hsd.gather(policy, whole=False)
+    hsd.reshard(policy)
     for p, q in zip(policy.parameters(), plain.parameters(), strict=True):
         assert p.dtype == torch.float32
         assert relative_error(p.grad.full_tensor(), 1.05 * q.grad.float()) < 0.01
@@ -1067,8 +1123,9 @@ def test_log_probs_of_every_family_are_those_of_its_own_logits(tmp_path, tiny, f
     head.data.mul_(64)  # logits as far apart as those of a trained model
     prompts, responses = [[5, 6, 7], [8, 9, 10, 11, 12, 3]], [[20, 21, 22, 23], [30, 31]]
     tokens = torch.tensor([20, 21, 22, 23, 30, 31])
-    sides, weights = [student(prompts, responses), None, None], (None, None, torch.ones(6))
-    loss, terms = hsd.forward_terms(sides, tokens, config, weights)
+    t = hsd.Tokens(*[torch.ones(6)] * 7)._replace(ids=tokens, old_logp=None)
+    sides = (student(prompts, responses), None, None)
+    loss, terms = hsd.chunked_loss(*sides, t, hsd.METHODS["grpo"], config)
     loss.backward()
     want = torch.cat([dense(student.eval(), p, o) for p, o in zip(prompts, responses)])
     assert torch.allclose(terms.student_logp, want.gather(-1, tokens[:, None])[:, 0], atol=1e-4)
@@ -1094,15 +1151,16 @@ REFUSED = {  # family: (what is said, how its weights are edited, its values)
 def test_a_model_that_is_not_what_it_is_taken_for_is_refused(tmp_path, tiny, family, capsys):
     complaint, edit, values = REFUSED[family]
     path = toy(tmp_path / "model", tiny[0], family, edit, **values)
-    assert run(model=path, out=tmp_path / "run", train_data=TRAIN, eval_data=EVAL) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    short = {"steps": 0, "eval_questions": 1, "max_new_tokens": 1}  # if it is not refused
+    line = run(model=path, out=tmp_path / "run", eval_data=EVAL, **short)
     assert line.startswith(f"hsd.py: cannot use the model {path}: ") and complaint in line
+    assert "\n" not in line and capsys.readouterr().err == ""
     assert not (tmp_path / "run").exists()
 
 
 # ---- The folder of a run -------------------------------------------------------------------------
 SHORT = {"steps": 3, "questions_per_step": 2, "group_size": 4, "eval_questions": 4}
-SHORT |= {"eval_samples": 2, "max_new_tokens": 60, "teacher": "ema", "success_buffer": 2}
+SHORT |= {"eval_samples": 2, "max_new_tokens": 60, "teacher": "ema"}
 SHORT |= {"save_every": 1, "compile": False}
 
 
@@ -1115,7 +1173,7 @@ def handlers():
 
 
 def run(*flags, **values):
-    """The exit code of hsd.main() with these flags."""
+    """What hsd.main() exits with: 0, a number, or the line that says what is wrong."""
     try:
         hsd.main([*flags, *(f"--{name}={value}" for name, value in values.items())])
     except SystemExit as stop:
@@ -1130,11 +1188,10 @@ def rows_of(out):
 
 
 def result_of(out):
-    """All that must be bit-equal: rows, buffer, weights, the optimizer's state, the teacher."""
+    """All that must be bit-equal: rows, weights, the optimizer's state, the teacher."""
     last = Path(out) / "checkpoint"
-    state = json.loads((last / "run.json").read_text())
     tensors = list(contents(last / "tensors", "*.distcp").values())
-    return rows_of(out), state["buffer"], (last / "model.safetensors").read_bytes(), tensors
+    return rows_of(out), (last / "model.safetensors").read_bytes(), tensors
 
 
 def contents(folder, names="*"):
@@ -1179,7 +1236,7 @@ def test_an_evaluation_has_its_own_folder_no_checkpoint_and_a_page(tmp_path, mon
     assert "</script><b>" not in page and "__DATA__" not in page
     shown = list(map(json.loads, (out / "credit.jsonl").read_text().splitlines()))
     for r in shown:
-        assert r["tau"] == hsd.divergence(r["tokens"], r["peer_tokens"]) < len(r["tokens"])
+        assert r["tau"] == hsd.divergence_point(r["tokens"], r["peer_tokens"]) < len(r["tokens"])
         assert len(r["credit"]) == len(r["credit_answer_only"]) == len(r["tokens"])
         assert "<|im_end|>" not in r["tokens"] and r["reward"] == 0
         assert {len(side) for side in r["top5"].values()} == {5}
@@ -1212,9 +1269,9 @@ SAVING += [(hsd.dcp, "save", 1, OSError(28, "No space left on device"))]
 
 @pytest.mark.parametrize("place,name,count,error", SAVING)
 def test_a_save_that_was_killed_or_failed_leaves_what_resumes_bit_equal(
-    finished, killed, monkeypatch, capsys, place, name, count, error
+    finished, killed, monkeypatch, place, name, count, error
 ):
-    save, act, calls, codes = hsd.Run.save, getattr(place, name), itertools.count(1), []
+    save, act, calls = hsd.Run.save, getattr(place, name), itertools.count(1)
 
     def fail(*arguments, **more):
         if next(calls) == count:
@@ -1226,11 +1283,11 @@ def test_a_save_that_was_killed_or_failed_leaves_what_resumes_bit_equal(
         save(self, step)
 
     monkeypatch.setattr(hsd.Run, "save", saving)
-    with contextlib.suppress(Killed):
-        codes.append(run("--resume", out=killed))
-    assert (
-        codes == [2] * ("No space left" in capsys.readouterr().err) == [2] * (error is not Killed)
-    )
+    if error is Killed:
+        with pytest.raises(Killed):
+            run("--resume", out=killed)
+    else:
+        assert "No space left" in run("--resume", out=killed)
     monkeypatch.undo()
     assert run("--resume", out=killed) == 0 and result_of(killed) == finished[1]
 
@@ -1263,7 +1320,7 @@ SAVED += "run.json tensors/.metadata tensors/__0_0.distcp tokenizer.json tokeniz
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "changed"])
 @pytest.mark.parametrize("name", SAVED.split())
-def test_a_checkpoint_is_whole_or_refused_in_one_line(killed, capsys, name, damage):
+def test_a_checkpoint_is_whole_or_refused_in_one_line(killed, name, damage):
     last = killed / "checkpoint"
     assert sorted(str(path.relative_to(last)) for path in contents(last)) == SAVED.split()
     data = (path := killed / "checkpoint" / name).read_bytes()
@@ -1272,8 +1329,8 @@ def test_a_checkpoint_is_whole_or_refused_in_one_line(killed, capsys, name, dama
     if damage == "removed":
         path.unlink()
     before = contents(killed)
-    assert run("--resume", out=killed) == 2 and contents(killed) == before
-    (line,) = capsys.readouterr().err.splitlines()
+    line = run("--resume", out=killed)
+    assert "\n" not in line and contents(killed) == before
     assert name in line or name == "manifest.json"
 
 
@@ -1308,31 +1365,40 @@ def test_a_damaged_folder_is_refused_in_one_line_or_resumes_bit_equal(
 ):
     (killed / name).write_bytes(harm) if isinstance(harm, bytes) else harm(killed / name)
     before = contents(killed)
-    code, errors = run("--resume", out=killed), capsys.readouterr().err.splitlines()
+    code, error = run("--resume", out=killed), capsys.readouterr().err
     if said:
-        assert code == 2 and contents(killed) == before and len(errors) == 1 and said in errors[0]
+        assert (
+            said in (error.splitlines()[-1] if code == 2 else code) and contents(killed) == before
+        )
     else:
-        assert (code, errors) == (0, []) and result_of(killed) == finished[1]
+        assert (code, error) == (0, "") and result_of(killed) == finished[1]
 
 
-def test_a_flag_that_contradicts_the_run_is_refused_by_name(killed, capsys):
+def test_a_flag_that_contradicts_the_run_is_refused_by_name(killed):
     before, flags = contents(killed), {"learning_rate": 1e-3, "seed": 5, "model": "x", "beta": 0.0}
     for name, value in {**flags, "method": "opsd", "train_data": EVAL, "teacher": "live"}.items():
-        assert run("--resume", out=killed, **{name: value}) == 2 and contents(killed) == before
-        assert f"--{name} was " in capsys.readouterr().err.splitlines()[-1]
+        assert f"--{name} was " in run("--resume", out=killed, **{name: value})
+        assert contents(killed) == before
 
 
-def test_a_second_process_in_the_same_folder_is_refused(killed, capsys):
+def test_what_runs_out_of_memory_is_resumed_in_smaller_pieces(killed, capsys):
+    sizes = {"micro_batch_tokens": 500, "chunk_tokens": 16, "rollout_tokens": 9000}
+    assert run("--resume", out=killed, **sizes) == 0
+    assert capsys.readouterr().out.count("not bit by bit") == 3
+    assert [row["step"] for row in rows_of(killed)] == [0, 1, 2, 3, 3]
+
+
+def test_a_second_process_in_the_same_folder_is_refused(killed):
     fcntl.flock(os.open(killed, os.O_RDONLY), fcntl.LOCK_EX)  # as another process does
     before = contents(killed)
     for flags in (["--resume"], ["--overwrite", "--steps=1"]):
-        assert run(*flags, out=killed) == 2 and contents(killed) == before
-        assert "another process is at work there" in capsys.readouterr().err
+        assert "another process is at work there" in run(*flags, out=killed)
+        assert contents(killed) == before
 
 
 def test_a_run_that_was_overwritten_can_be_resumed_and_keeps_what_is_not_ours(finished, killed):
     (killed / "thesis.tex").write_text("mine")
-    assert run(out=killed, **SHORT) == 2  # in use
+    assert "is in use" in run(out=killed, **SHORT)
     assert run("--overwrite", out=killed, **SHORT) == 0 and result_of(killed) == finished[1]
     assert (killed / "thesis.tex").read_text() == "mine"
     assert run("--resume", out=killed) == 0 and result_of(killed) == finished[1]
@@ -1350,7 +1416,8 @@ def test_what_a_run_is_to_read_is_never_deleted(killed, tmp_path):
             (model, TRAIN, model),
         ):
             read = {"model": path, "train_data": train_data, "eval_data": EVAL, "steps": steps}
-            assert run(*flags, **{**SHORT, **read}, out=out) == 2 and contents(tmp_path) == before
+            assert ": " in run(*flags, **{**SHORT, **read}, out=out)
+            assert contents(tmp_path) == before
 
 
 def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(tmp_path):  # slow: 20 s
@@ -1366,14 +1433,13 @@ def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(tmp_path):  # 
 
     done = alone(*flags, "--out=run")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{tmp_path / 'data' / 'page.html'} is missing" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("run/credit.html")
     assert "pass@1" in (tmp_path / "run" / "credit.html").read_text()
     again = alone("--resume", "--out=run", "--steps=2")
     assert (again.returncode, again.stderr) == (0, "")
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 1, 2, 2]
     refused = alone(*flags, f"--train_data={code}", "--out=code")
-    assert refused.returncode == 2 and not (tmp_path / "code").exists()
+    assert refused.returncode == 1 and not (tmp_path / "code").exists()
     assert re.fullmatch(r"hsd.py: programs take x86_64 Linux.*\n", refused.stderr)
 
 
@@ -1389,10 +1455,10 @@ def test_help_lists_every_field_and_the_choices(capsys):
 WRONG = """--learning_rate -1e-4|--learning_rate=-1e-4|--learning_rate nan|--top_p 1.5|--top_p 0
 --temperature inf|--temperature -1|--beta -1|--max_grad_norm 0|--steps -1|--steps 1.5|--seed x
 --group_size 0|--max_new_tokens 0|--chunk_tokens 0|--compile maybe|--method none|--teacher none
---peer_rule longest|--offload_optimizer maybe|--out None|--method|--methd hsd|--group 4
+--peer_rule longest|--out None|--method|--methd hsd|--group 4
 --step 3|--model no/such/folder|--model ./nowhere|--model /no/where|--train_data missing.jsonl
 --eval_data missing.jsonl|--resume --out missing|hsd --seed 1
---success_buffer 2 --peer_rule low_perplexity|--window 8 --method grpo|--window -1
+--ema_decay 2|--window 8 --method grpo|--window -1
 --window 8 --method grpo+opsd"""
 
 
@@ -1403,19 +1469,18 @@ def test_a_bad_flag_is_one_line_that_names_it_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     flags = flags.split(" ")
     data = [f"--train_data={TRAIN}", f"--eval_data={EVAL}"] if "--model" in flags else []
-    assert run(*data, *flags) == 2 and list(tmp_path.iterdir()) == []
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("hsd.py: ")
+    code, error = run(*data, *flags), capsys.readouterr().err
+    line = error.splitlines()[-1] if code == 2 else code  # 2: argparse has refused it
+    assert line.startswith("hsd.py: ") and "\n" not in line and list(tmp_path.iterdir()) == []
     assert flags[0].lstrip("-").split("=")[0] in line or flags[-1].split("/")[-1] in line
 
 
-def test_out_of_gpu_memory_says_which_phase_and_what_to_lower(tmp_path, monkeypatch, capsys):
+def test_out_of_gpu_memory_says_which_phase_and_what_to_lower(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(hsd, "batch_loss", full)
-    assert run(**SHORT, out=tmp_path / "run") == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = run(**SHORT, out=tmp_path / "run")
     assert "phase: update; lower --micro_batch_tokens" in line
 
 
@@ -1440,18 +1505,19 @@ def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
         changed(noise=noise)["verify_rollouts"](group)
         assert [r.reward for r in group] == [want] * 4
     group = group_of([1, 0, 0, 1], tiny[0], problems[0])
-    changed(peers="failed")["choose_peers"](group, [], "uniform", random.Random(0))
+    changed(peers="failed")["choose_peers"](group, "uniform", RNG)
     texts = [r.peer.text for r in group]
     assert set(texts) <= {"attempt 1", "attempt 2"} and texts[1:3] == ["attempt 2", "attempt 1"]
-    changed(peers="other")["choose_peers"](group, [], "uniform", random.Random(0))
+    changed(peers="other")["choose_peers"](group, "uniform", RNG)
     assert {r.peer.text for r in group} == {problems[1].solution}
-    group[0].response, group[0].peer = [7] * 8, Rollout(Q, [], [7, 7, 7, 8])
+    group[0].response, group[0].peers = [7] * 8, [Rollout(Q, [], [7, 7, 7, 8])]
     group = group[:1]
     changed(kept=1)["set_weights"](group, "rollouts", lab())
-    assert group[0].weight == pytest.approx(1 / 5)  # not 1/8: up to tau = 3, and one more
+    assert group[0].loss_weight == pytest.approx(1 / 5)  # not 1/8: up to tau = 3, and one more
     changed(anchor=0.3)["set_weights"](group, "rollouts", lab())
-    assert group[1].weight == pytest.approx(3 / 8) and group[1].prompt == group[0].teacher_prompt
-    assert (group[1].context, group[1].share) == ({}, 0)
+    assert group[1].loss_weight == pytest.approx(3 / 8)
+    assert (group[1].prompt, group[1].context) == (group[0].teacher_prompt, [])
+    assert group[1].mean_weight == 0
 
 
 def test_the_readmes_tables_and_figure_are_those_of_the_labs_rows(the_lab):

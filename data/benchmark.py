@@ -23,6 +23,7 @@ On CUDA the model has Qwen3-8B's shape and random weights; on a CPU a small one 
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import math
 import multiprocessing
@@ -151,9 +152,9 @@ def products_alone(student, teacher, head, C=256):
     for start in range(0, len(student), C):
         rows = slice(start, start + C)
         for i, side in enumerate((student, teacher)):
-            logits[i] = hsd.project(side[rows], head.T, logits[i])
-        hsd.project(logits[0], head)
-        hsd.project(logits[1].T, student[rows], head_gradient, keep=1)
+            logits[i] = hsd.matmul_float32(side[rows], head.T, logits[i])
+        hsd.matmul_float32(logits[0], head)
+        hsd.add_matmul_float32(head_gradient, logits[1].T, student[rows])
 
 
 def liger_loss():
@@ -233,7 +234,7 @@ def random_models(args):
     """Student and pi_0: --model, or one of Qwen3-8B's shape (on CUDA) or a small one with random
     weights; as hsd.load_models prepares them."""
     hsd.join_ranks()
-    config, lms = configured(args, "hsd"), []
+    lms = []
     shape = Qwen3Config(**(QWEN3_8B if CUDA else STAND_IN))
     for trained in (True, False)[: 1 + (args.beta > 0)]:
         if args.model and list(Path(args.model).glob("*.safetensors")):
@@ -244,7 +245,7 @@ def random_models(args):
             with torch.device(DEVICE):
                 lm = AutoModelForCausalLM.from_config(given, dtype=DTYPE)
         lm.gradient_checkpointing_enable({"use_reentrant": False})
-        lms.append(hsd.shard(hsd.Policy(lm.requires_grad_(trained)), config))
+        lms.append(hsd.shard(hsd.LanguageModel(lm.requires_grad_(trained))))
     return [*lms, None][:2]
 
 
@@ -279,7 +280,7 @@ def made_up_rollouts(args, V, method):
         question, problem = ids(args.tokens // 8), hsd.Problem(f"question {q}", "1")
         for i in range(args.group):
             r = hsd.Rollout(problem, question, ids(rng.randint(args.tokens // 2, args.tokens)))
-            r.reward, r.advantage, r.context = float(i % 2), 2.0 * (i % 2) - 1, {"answer": "1"}
+            r.reward, r.advantage, r.context = float(i % 2), 2.0 * (i % 2) - 1, [("answer", "1")]
             context = {"opsd": 16, "hsd": int(0.9 * args.tokens)}.get(method, 0)
             r.teacher_prompt = question + ids(context)
             rollouts.append(r)
@@ -317,7 +318,7 @@ def part_rollouts(args):
     """Tokens per second of generate()."""
     (model, _), rng = random_models(args), random.Random(0)
     V, config = model.lm.config.vocab_size, configured(args, "hsd")
-    hsd.gather(model, whole=True)
+    hsd.unshard(model)
     prompts = [[rng.randrange(10, V) for _ in range(100)] for _ in range(args.questions)]
     prompts = [prompt for prompt in prompts for _ in range(args.group)]
     start = time.perf_counter()
@@ -367,7 +368,7 @@ def part_step(args):
         models, row = models_around(student, reference, config), {}
 
         def step(models=models, config=config, row=row):
-            inputs = (models, optimizer, tokenizer, problems, {}, 0, config)
+            inputs = (models, optimizer, tokenizer, problems, 0, config)
             row.update(hsd.train_step(*inputs))
 
         start = time.perf_counter()
@@ -431,16 +432,15 @@ class Meter(TorchDispatchMode):
         return self.peak / 1e9, self.on_host / 1e9
 
 
-def cuda_project(a, b, total=None, keep=0):
-    """hsd.project() as it is on CUDA, where a product of bf16 comes out in float32."""
-    product = torch.mm(a.bfloat16(), b).float()
-    return total.add_(product) if keep else product
+def cuda_matmul(a, b):
+    """hsd.matmul_float32() as it is on CUDA, where a product of bf16 comes out in float32."""
+    return torch.mm(a.bfloat16(), b).float()
 
 
 @contextlib.contextmanager
 def simulation(ranks):
     """Tensors without memory, collectives without processes: the meter of what they would take."""
-    hsd.RANKS, hsd.project = ranks, cuda_project
+    hsd.RANKS, hsd.matmul_float32 = ranks, cuda_matmul
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     mesh, meter = dist.init_device_mesh("cpu", (ranks,)), Meter()
 
@@ -470,7 +470,7 @@ def full_size_models(shape):
     for trained, dtype in ((True, torch.float32), (False, torch.bfloat16)):
         lm = AutoModelForCausalLM.from_config(shape, dtype=dtype).requires_grad_(trained)
         lm.gradient_checkpointing_enable({"use_reentrant": False})
-        policy = hsd.Policy(lm)
+        policy = hsd.LanguageModel(lm)
         policy.dtype = torch.bfloat16
         policies.append(policy)
     return policies
@@ -480,7 +480,7 @@ def decode_step(policy, prompt, config):
     """A call of hsd.sample(): the prompts' pass, then the last token's, with a full cache."""
     rows = config.rollout_tokens // (prompt + config.max_new_tokens)
     last, shape, lm = prompt + config.max_new_tokens - 1, policy.lm.config, policy.lm.eval()
-    hsd.gather(policy, whole=True)
+    hsd.unshard(policy)
     mask, cache = torch.ones(rows, last + 1, dtype=torch.long), transformers.DynamicCache()
     with torch.no_grad():
         ids = torch.zeros(rows, prompt, dtype=torch.long)
@@ -495,19 +495,19 @@ def decode_step(policy, prompt, config):
 
 def micro_batch(models, lengths, config, last):
     """Loss and gradient of a micro-batch of (question, context, response) tokens, hsd's own way."""
-    models.student.set_requires_gradient_sync(last or not models.student.keeps_sums)
+    hsd.sync_gradients(models.student, last)
     rollouts = [
         hsd.Rollout(None, [1] * q, [1] * o, teacher_prompt=[1] * (q + c)) for q, c, o in lengths
     ]
-    sides, tokens = hsd.read_responses(models, rollouts)
-    each = torch.ones(len(tokens))
-    hsd.forward_terms(sides, tokens, config, (each, each, None))[0].backward()
+    t = hsd.tokens_of(rollouts, 0, "cpu")
+    sides = hsd.read_responses(models, rollouts)
+    hsd.chunked_loss(*sides, t, hsd.METHODS["hsd"], config)[0].backward()
 
 
 def peaks(shape, config, ranks, room):
     """{phase: (GB of the GPU, GB of host memory)} of a rank, at the longest lengths."""
     with simulation(ranks) as meter:
-        student, reference = (hsd.shard(policy, config) for policy in full_size_models(shape))
+        student, reference = map(hsd.shard, full_size_models(shape))
         masters, frozen = list(student.parameters()), list(reference.parameters())
         optimizer = hsd.adamw(student, config)
         size = sum(p.numel() for p in masters)
@@ -529,7 +529,7 @@ def peaks(shape, config, ranks, room):
             "update, first micro-batch": lambda: micro_batch(models, lengths, config, False),
             "update, a later one": lambda: micro_batch(models, lengths, config, False),
             "update, the last one": lambda: micro_batch(models, lengths, config, True),
-            "the optimizer's step": lambda: (hsd.gather(student, whole=False), optimizer.step()),
+            "the optimizer's step": lambda: (hsd.reshard(student), optimizer.step()),
         }
         found = {name: meter.phase(function) for name, function in phases.items()}
         optimizer.zero_grad()
@@ -547,9 +547,9 @@ def peaks(shape, config, ranks, room):
 
 
 def operations(shape):
-    """FLOP of: a pass over n tokens; one that is trained, too; the heads per response token with
-    weights and teacher or pi_0. The former two are a n + b n^2: attention is the square."""
-    config = hsd.Config(compile=False, offload_optimizer="false")
+    """FLOP of: a pass over n tokens; one that is trained, too; the heads per response token, for
+    (teacher?, pi_0?). The former two are a n + b n^2: attention is the square."""
+    config = hsd.Config(compile=False)
     with simulation(1):
         student, frozen = full_size_models(shape)
 
@@ -565,14 +565,15 @@ def operations(shape):
         def trained(n):
             student([[1] * (n - 1)], [[1, 1]])[0].float().sum().backward()
 
-        def heads(weights, *others):
+        def heads(*others):
             side = torch.zeros(256, shape.hidden_size, dtype=torch.bfloat16, requires_grad=True)
             head = torch.zeros(shape.vocab_size, shape.hidden_size, dtype=torch.bfloat16)
             frozen = (side.detach(), head.detach())
             sides = [(side, head.requires_grad_()), *(frozen if x else None for x in others)]
             each = torch.ones(256)
-            given = tuple(each if name in weights else None for name in "abc")
-            hsd.forward_terms(sides, each.long(), config, given)[0].backward()
+            t = hsd.Tokens(each.long(), each, each, each, each, None, each)
+            method = hsd.METHODS["hsd" if others[0] else "grpo"]
+            hsd.chunked_loss(*sides, t, method, config)[0].backward()
 
         def polynomial(act):
             one, two, three = (counted(lambda n=n: act(n)) for n in (1024, 2048, 3072))
@@ -583,7 +584,7 @@ def operations(shape):
 
         per_token = {
             key: counted(lambda key=key: heads(*key)) / 256
-            for key in [("c", 0, 0), ("bc", 0, 1), ("a", 1, 0), ("ab", 1, 1)]
+            for key in itertools.product((False, True), repeat=2)
         }
         return polynomial(read), polynomial(trained), per_token
 
@@ -599,10 +600,9 @@ def update_operations(counts, context, lengths, reference, question=256, kept=No
     """PFLOP of an update on rollouts of these lengths, whose contexts take context(length), and of
     which only the lengths `kept` are read, if given."""
     read, trained, heads = counts
-    weights = ("a" if context else "c") if not reference else ("ab" if context else "bc")
     total = 0.0
     for n, m in zip(lengths, kept or lengths):
-        total += trained(question + m) + m * heads[weights, int(bool(context)), int(reference)]
+        total += trained(question + m) + m * heads[bool(context), reference]
         total += read(question + m) if reference else 0
         total += read(question + context(n) + m) if context else 0
     return total / 1e15

@@ -48,8 +48,8 @@ CONTEXTS = {
     "peer alone (SDPO)": hsd.peer_alone,
     "reference solution (SDFT)": hsd.solution_alone,
     "answer alone (OPSD)": hsd.answer_alone,
-    "control: a failed sibling": lambda r: {"peer": r.sibling.text},
-    "control: another question's path": lambda r: {"peer": r.other.solution},
+    "control: a failed sibling": lambda r: [("peer", r.sibling.text)],
+    "control: another question's path": lambda r: [("peer", r.other.solution)],
 }
 
 
@@ -62,14 +62,14 @@ def failed_rollouts(models, tokenizer, problems, config, count):
     hsd.verify_rollouts([r for group in groups for r in group])
     rng, found = random.Random(0), []
     for group, other in zip(groups, problems[1:] + problems[:1]):
-        hsd.choose_peers(group, [], "uniform", rng)
+        hsd.choose_peers(group, "uniform", rng)
         failed = [r for r in group if not r.reward and not r.truncated]
         if len(failed) < 2 or not failed[0].peer:
             continue
         r, r.sibling = failed[:2]
         r.other, r.rate = other, hsd.mean(x.reward for x in group)
         r.path = tokenizer(r.problem.solution, add_special_tokens=False).input_ids
-        r.first = hsd.divergence(r.response, r.path)
+        r.first = hsd.divergence_point(r.response, r.path)
         found += [r] if r.first < len(r.path) else []
     return found[:count]
 
@@ -137,7 +137,9 @@ def credit_rows(models, tokenizer, problems, config, count):
         where += localisation(read) if context is peer else []
         for text, want in (("later", True), ("there or before", False)) if "sib" in name else ():
             some = [
-                r for r in read if (hsd.divergence(r.sibling.response, r.path) > r.first) == want
+                r
+                for r in read
+                if (hsd.divergence_point(r.sibling.response, r.path) > r.first) == want
             ]
             if some:
                 rows.append(summary(f"control: a failed sibling that errs {text}", some))
@@ -215,9 +217,11 @@ PLAIN["control: a failed sibling"] = {"method": "sdpo", "peers": "failed"}
 PLAIN["control: another question's path"] = {"method": "sdpo", "peers": "other"}
 LENGTH = {name: PLAIN[name] for name in ("hsd", "grpo", "grpo+opsd")}
 MORE_METHODS = {
-    "no fallback": hsd.Method(lambda r: peer(r) if r.peer else {}, distill=1.0),
-    "failures only": hsd.Method(lambda r: {} if r.reward else peer(r), distill=1.0),
-    "peer or answer": hsd.Method(lambda r: hsd.peer_alone(r) or hsd.answer_alone(r), distill=1.0),
+    "no fallback": hsd.Method(lambda r: peer(r) if r.peer else [], distill_weight=1.0),
+    "failures only": hsd.Method(lambda r: [] if r.reward else peer(r), distill_weight=1.0),
+    "peer or answer": hsd.Method(
+        lambda r: hsd.peer_alone(r) or hsd.answer_alone(r), distill_weight=1.0
+    ),
 }
 VARIANTS = {  # HSD, or GRPO, with one thing changed; Q x G is always 128
     "`--window w`, w =": {f"{w}": {"window": w} for w in (2, 4, 8, 16)},
@@ -261,13 +265,13 @@ def changes(spec, config, problems):
     rng, verify, weigh = random.Random(config.seed), hsd.verify_rollouts, hsd.set_weights
     others = dict(zip((p.question for p in problems), problems[1:] + problems[:1]))
 
-    def peers(group, past, rule, rng):
+    def peers(group, rule, rng):
         for r in group:
-            found = [x for x in group if x is not r and not x.reward]
+            r.peers = [x for x in group if x is not r and not x.reward]
             if spec["peers"] == "other":
                 other = others[r.problem.question]
-                found = [hsd.Rollout(other, [], [], other.solution)]
-            r.peer = rng.choice(found) if found else None
+                r.peers = [hsd.Rollout(other, [], [], other.solution)]
+            rng.shuffle(r.peers)
 
     def noisy(rollouts):
         verify(rollouts)
@@ -277,11 +281,12 @@ def changes(spec, config, problems):
     def weights(part, *rest):
         weigh(part, *rest)
         for r in part if "kept" in spec else ():
-            r.weight *= len(r.response) / len(hsd.windowed(r, config.window).response)
+            r.loss_weight *= len(r.response) / len(hsd.cut_at_window(r, config.window).response)
         # copies that bring beta's term alone, read under the teacher's prompt
         for r in part[:] if "anchor" in spec else ():
-            weight = r.weight * spec["anchor"] / config.beta
-            part.append(replace(r, prompt=r.teacher_prompt, context={}, weight=weight, share=0.0))
+            own = {"loss_weight": r.loss_weight * spec["anchor"] / config.beta}
+            own["mean_weight"] = 0.0
+            part.append(replace(r, prompt=r.teacher_prompt, context=[], **own))
 
     chooser = peers if "peers" in spec else hsd.choose_peers
     return {"verify_rollouts": noisy, "set_weights": weights, "choose_peers": chooser}
@@ -299,7 +304,7 @@ def learn(spec):
     config = hsd.Config(**hsd.LAB | more | {k: v for k, v in spec.items() if k in FIELDS})
     problems, held_out = hsd.load_data(config)
     tokenizer, models = hsd.load_models(config)
-    optimizer, rows, evaluations, buffer = hsd.adamw(models.student, config), [], [], {}
+    optimizer, rows, evaluations = hsd.adamw(models.student, config), [], []
     optimizer.param_groups[0]["eps"] = spec.get("eps", 1e-8)
     changed = changes(spec, config, problems)
     for step in range(config.steps):
@@ -307,7 +312,7 @@ def learn(spec):
         optimizer.param_groups[0]["lr"] = rate
         batch = hsd.questions_of_step(problems, step, config)
         with mock.patch.multiple(hsd, **changed):
-            rows.append(hsd.train_step(models, optimizer, tokenizer, batch, buffer, step, config))
+            rows.append(hsd.train_step(models, optimizer, tokenizer, batch, step, config))
         if (step + 1) % spec.get("every", 8) == 0:
             row = hsd.evaluate(models, tokenizer, held_out, config, step + 1)[0]
             evaluations.append({k: round(v, 4) for k, v in row.items()})

@@ -136,7 +136,7 @@ def write_text(rng, longest):
     blocks = {"answer": problem["answer"]} if "answer" in mood else {}
     if guided:
         blocks["peer" if "peer" in mood else "solution"] = problem["solution"]
-    user = hsd.request(hsd.Problem(problem["question"]), blocks)
+    user = hsd.user_message(hsd.Problem(problem["question"]), blocks.items())
     return user, write_solution(start, ops, rng, misconception, slip), guided
 
 

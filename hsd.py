@@ -107,7 +107,7 @@ def user_message(problem: Problem, context=()):
 # ---- Rollouts and their verification (section 5) -------------------------------------------------
 @dataclass
 class Rollout:
-    """One sampled response o_i. Training uses its token ids; the text is for verifier and display."""
+    """One sampled response o_i. Training uses its ids; the text is for verifier and display."""
 
     problem: Problem
     prompt: list[int]  # what the student reads before it
@@ -147,11 +147,8 @@ def sample_groups(model, tokenizer, problems, size, config, seed, phase="rollout
 
 
 def verify(problem, text):
-    """Return whether a response is right, or None if the sandbox for programs failed itself.
-
-    Math: has the last \\boxed{}, or else the last number, the value of the answer a*?
-    Code: does the last fenced block pass all tests?
-    """
+    """Return whether a response is right, or None if the sandbox for programs failed. Math: has the
+    last \\boxed{}, or else number, a*'s value? Code: does the last fenced block pass all tests?"""
     if problem.tests:
         blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
         return run_tests(blocks[-1], problem.tests) if blocks else False
@@ -160,11 +157,9 @@ def verify(problem, text):
 
 
 def verify_rollouts(rollouts):
-    """Set the reward R_i of each rollout. One that was cut scores 0, whatever stands in it.
-
-    So does one whose verification failed: it stays in its group, as a failure, since without it the
-    group's mean and the batch's size would depend on the machine. The metrics count such rollouts.
-    """
+    """Set the reward R_i of each rollout. One that was cut scores 0, whatever stands in it. So does
+    one whose verification failed; it is trained as a failure, and counted in the metrics: without
+    it, its group's mean and the batch's size would depend on the machine."""
     mine = rollouts[RANK::RANKS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the threads wait for other processes
         verdicts = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
@@ -225,11 +220,9 @@ def solution_alone(rollout):
 
 
 def condition_teacher(rollout, context: Callable, tokenizer, config):
-    """Set the rollout's context c_i, by a function like those above, and the teacher's [q; c_i].
-
-    Each text of the context is cut at max_peer_tokens by itself. A cut through the whole prompt
-    would take away the instruction at its end, or the question at its beginning.
-    """
+    """Set a rollout's context c_i, by a function like those above, and the teacher's [q; c_i]. Each
+    text of the context is cut by itself, at max_peer_tokens: a cut through the whole prompt would
+    take away the instruction at its end, or the question at its beginning."""
     limit = config.max_peer_tokens
     rollout.context = [(kind, cut_text(tokenizer, text, limit)) for kind, text in context(rollout)]
     message = user_message(rollout.problem, rollout.context)
@@ -239,12 +232,9 @@ def condition_teacher(rollout, context: Callable, tokenizer, config):
 # ---- Methods (Table 1) ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Method:
-    """One row of Table 1.
-
-    With one update per batch, the default, the ratio r is 1 and nothing is clipped. What then still
-    differs from GRPO: dr_grpo does not divide by std or length, dapo has its mean over tokens, its
-    filter and its length penalty, rlsd its factor per token. gspo's gradient is that of grpo.
-    """
+    """One row of Table 1. With one update per batch, the default, the ratio r is 1 and nothing is
+    clipped. What then still differs from GRPO: dr_grpo does not divide by std or length, dapo has
+    its mean over tokens, its filter and its length penalty, rlsd its factor; gspo nothing."""
 
     context: Callable | None = None  # rollout -> (kind, text) pairs; None: there is no teacher
     distill_weight: float = 0.0  # of KL(teacher || student)
@@ -254,7 +244,7 @@ class Method:
     clip: tuple = (0.2, 0.2)  # r is clipped to [1 - low, 1 + high]
     mean_over: str = "rollouts"  # mean over tokens, then rollouts; "tokens"; "constant" length
     mixed_only: bool = False  # drop groups that are all right or all wrong
-    length_penalty: bool = False  # on the last fifth of max_new_tokens
+    overlong: bool = False  # a penalty on the last fifth of max_new_tokens
     reweight: bool = False  # multiply A by a factor per token, from teacher / student
 
 
@@ -268,11 +258,7 @@ METHODS = {
     "grpo": Method(policy_weight=1.0),  # 2402.03300, Eq. 3
     "dr_grpo": Method(policy_weight=1.0, divide_by_std=False, mean_over="constant"),  # 2503.20783
     "dapo": Method(  # 2503.14476, Eq. 8 to 13
-        policy_weight=1.0,
-        clip=(0.2, 0.28),
-        mean_over="tokens",
-        mixed_only=True,
-        length_penalty=True,
+        policy_weight=1.0, clip=(0.2, 0.28), mean_over="tokens", mixed_only=True, overlong=True
     ),
     "gspo": Method(policy_weight=1.0, ratio="sequence", clip=(3e-4, 4e-4)),  # 2507.18071
     "rlsd": Method(answer_alone, policy_weight=1.0, reweight=True),  # 2604.03128, Eq. 13 to 15
@@ -338,9 +324,7 @@ class Config:
 # ---- Weights and loss (Eq. 2, 10, 13) ------------------------------------------------------------
 def set_weights(rollouts, mean_over: str, config):
     """Set what each token of N rollouts weighs: 1/(N |o_i|), the mean over tokens, then rollouts.
-
-    These are final: whatever micro-batches are cut, their losses add up to the same sum.
-    """
+    These are final: whatever micro-batches are cut, their losses add up to the same sum."""
     N = len(rollouts)
     tokens = sum(len(r.response) for r in rollouts)
     for r in rollouts:
@@ -375,11 +359,9 @@ class TokenTerms(NamedTuple):
 
 
 def token_loss(student_logits, teacher_logits, reference_logits, t: Tokens, method, beta):
-    """Return the loss of C tokens, summed, and TokenTerms: Eq. 10 and 13, and Table 1.
-
-    Logits are [C,V] float32, or None where there is no teacher or no pi_0. Autograd differentiates
-    this function in student_logits, chunk by chunk (Part II), so that it can simply be edited.
-    """
+    """Return the loss of C tokens, summed, and TokenTerms: Eq. 10 and 13, and Table 1. Logits are
+    [C,V] float32, or None for no teacher and no pi_0. Autograd differentiates this function in
+    student_logits, chunk by chunk (Part II), so that it can simply be edited."""
     kl_teacher = kl_reference = policy = teacher_logp = torch.zeros_like(t.loss_weight)
     student_logp = log_prob(student_logits, t.ids)
     if teacher_logits is not None:
@@ -414,11 +396,9 @@ def kl(p_logits, q_logits):
 
 
 def read_responses(models, rollouts):
-    """Return what student, teacher and pi_0 predict at the T response tokens of some rollouts.
-
-    For each a pair, hidden states [T,H] and head [V,H], or None; the logits are made from these a
-    chunk at a time. The teacher reads [q; c_i; o_i]; student and pi_0 read [q; o_i].
-    """
+    """Return (hidden states [T,H], head [V,H]) or None of student, teacher and pi_0, at the T tokens of
+    some responses: their logits, before they are made. The teacher reads [q; c_i; o_i], student and
+    pi_0 read [q; o_i]."""
     prompts = [r.prompt for r in rollouts]
     responses = [r.response for r in rollouts]
     teacher = reference = None
@@ -527,7 +507,7 @@ def train(config):
 def set_advantages(group, method: Method, config):
     """Set the advantage A_i of each rollout (Eq. 1); std is the unbiased one, as in public code."""
     rewards = torch.tensor([r.reward for r in group])  # [G]
-    if method.length_penalty:  # DAPO's Eq. 13, halved: its rewards are -1 and 1, ours 0 and 1
+    if method.overlong:  # DAPO's Eq. 13, halved: its rewards are -1 and 1, ours 0 and 1
         lengths = torch.tensor([len(r.response) for r in group])
         rewards = rewards - 0.5 * (5 * lengths / config.max_new_tokens - 4).clamp(min=0)
     advantages = rewards - rewards.mean()
@@ -668,10 +648,10 @@ def chunked_loss(student, teacher, reference, t: Tokens, method, config):
 
 
 def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=256):
-    """For other people's code: sum_t w_t KL(teacher || student)_t over the full vocabulary (Eq. 10),
-    and the KLs, [T] float32 nats, detached. The inputs are hidden states [T,H], head_weight [V,H],
-    and weights [T] (if None, 1/T each). The gradient reaches student_hidden and, through the
-    student's side alone, head_weight."""
+    """For other people's code: sum_t w_t KL(teacher || student)_t over the vocabulary (Eq. 10), and
+    the KLs, [T] float32 nats, detached. From hidden states [T,H], head_weight [V,H] and weights [T]
+    (if None, 1/T each). The gradient reaches student_hidden and, through its side alone, the head.
+    """
     T = len(student_hidden)
     ones = torch.ones(T, device=student_hidden.device)
     weights = ones / T if weights is None else weights.to(ones)
@@ -1520,7 +1500,7 @@ def parse_problem(row):
 
 
 def load_problems(path):
-    """Return the problems of a JSON Lines file, plain or .gz. Raises InputError with file and line."""
+    """Return the problems of a JSON Lines file, plain or .gz. InputError names file and line."""
     problems = []
     number = 0
     open_file = gzip.open if path.endswith(".gz") else open
@@ -1560,9 +1540,6 @@ def load_data(config):
         raise InputError(f"--method {config.method}: {unsolved} problems have no solution")
     if method.context is answer_alone and unanswered:
         print0(f"{unanswered} of {len(problems)} problems have no answer: no teacher for them")
-    needs_no_group = method.context in (answer_alone, solution_alone) and not method.policy_weight
-    if config.group_size == 1 and not needs_no_group:
-        print0("--group_size 1: there are no peers, and every advantage is 0")
     return problems, held_out
 
 
@@ -1580,8 +1557,8 @@ def check_lengths(model, tokenizer, problems, config):
 
 
 def questions_of_step(problems, step, config):
-    """Return the Q problems of a step, counted from 0. The order of each pass over the data follows
-    from seed and pass alone: a resumed run needs to know nothing but its step."""
+    """Return the Q problems of a step, counted from 0. The order of a pass over the data follows from
+    seed and pass alone, so a resumed run needs to know nothing but its step."""
     Q = config.questions_per_step
     n = len(problems)
 
@@ -1594,9 +1571,8 @@ def questions_of_step(problems, step, config):
 
 # ---- Evaluation and metrics ----------------------------------------------------------------------
 def evaluate(models, tokenizer, problems, config, step):
-    """Return a row to log, with pass@k, the accuracy of the self-teacher, which is the student with
-    answer and peer in its prompt, and where the credit lies; and at most 128 failed rollouts with
-    their credit. Peers and contexts are HSD's for every method: all are measured alike."""
+    """Return a row to log, and at most 128 failed rollouts with their credit. The self-teacher is the
+    student with answer and peer in its prompt: HSD's, so that all methods are measured alike."""
     n = config.eval_samples
     seed = f"{config.seed} eval"
     rng = random.Random(config.seed)
@@ -1663,8 +1639,8 @@ def rollout_metrics(groups):
 
 
 def collapsing(rows):
-    """Whether KL(teacher || student) is three times its lowest and the reward .05 below its best,
-    both as means of five steps, the last five against all."""
+    """Whether the mean KL(teacher || student) of the last five steps is three times the lowest of
+    any five, and their mean reward .05 below the best."""
     steps = [row for row in rows if row.get("kl") is not None]
     fives = [steps[i : i + 5] for i in range(len(steps) - 4)]
     kls = [mean(row["kl"] for row in five) for five in fives]
@@ -1674,8 +1650,7 @@ def collapsing(rows):
 
 @torch.no_grad()
 def credit_rows(models, tokenizer, failed, config):
-    """Return what the page shows of failed rollouts: tokens, tau, credit under HSD's context and
-    under the answer alone, and teacher's and student's top-5 at tau."""
+    """Return what the page shows of failed rollouts, with their credit under the answer alone too."""
     models = Models(models.student, models.teacher or models.student, None)
     alone = [replace(r) for r in failed]
     for r in alone:
@@ -1737,9 +1712,9 @@ def lock(folder):
 
 
 class Run:
-    """The folder of a run: config.json, metrics.jsonl (a flat object for each step and evaluation),
-    credit.jsonl, credit.html, and checkpoint/, a Hugging Face folder with what it takes to go on.
-    All draws follow from seed and step, so no generator's state is in it."""
+    """The folder of a run: config.json, metrics.jsonl, credit.jsonl, credit.html, and checkpoint/, a
+    Hugging Face folder with what it takes to go on. No generator's state is in it: all draws follow
+    from seed and step."""
 
     def __init__(self, config):
         self.config = config
@@ -1750,9 +1725,8 @@ class Run:
         if RANK == 0 and self.out.exists():
             lock(self.out)
         about = self.out / "config.json"
-        reads = [
-            Path(p or "-").resolve() for p in (config.model, config.train_data, config.eval_data)
-        ]
+        reads = (config.model, config.train_data or "-", config.eval_data or "-")
+        reads = [Path(path).resolve() for path in reads]
         if config.resume and (config.overwrite or not config.steps):
             raise InputError("--resume goes on: neither --overwrite nor --steps 0 goes with it")
         if config.resume:
@@ -1790,19 +1764,16 @@ class Run:
             dcp.load(self.tensors(), checkpoint_id=self.last / "tensors")  # in place, each rank its
         if RANK == 0:
             lock(self.out)
+        if RANK == 0 and self.config.overwrite:
             for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
-                if self.config.overwrite:
-                    shutil.rmtree(self.out / name, ignore_errors=True)
+                shutil.rmtree(self.out / name, ignore_errors=True)
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         self.write("config.json", [asdict(self.config) | versions])
         self.write("metrics.jsonl", self.rows)
-        student = models.student
-        size = sum(p.numel() for p in student.parameters())
-        where = f"{student.dtype} on {student.device} x {RANKS}"
-        if optimizer:
-            masters = optimizer.param_groups[0]["params"][0]
-            where += f"; masters and AdamW's moments float32 on {masters.device}"
-        print0(f"{self.config.model}: {size:,} parameters, {where}")
+        weights = next(models.student.parameters())  # on the host where FSDP offloads them
+        size = sum(p.numel() for p in models.student.parameters())
+        where = f"{models.student.dtype} on {models.student.device} x {RANKS}"
+        print0(f"{self.config.model}: {size:,} parameters, {where}; masters on {weights.device}")
 
     def write(self, name, rows):
         """Write a file of the folder, a JSON text a line: whole, or not at all."""
@@ -1940,22 +1911,21 @@ def parse_flags(argv, defaults):
 def settings(argv):
     """Return the Config of a command line: the paper's values, the lab's, or those of the run to go
     on with, and over them the flags."""
-    config = parse_flags(argv, LAB | {"model": None})
-    if config.model and not config.lab:
-        config = parse_flags(argv, {})
-    elif not config.model:
-        config = parse_flags(argv, LAB)
-    if config.resume:
-        saved = read_json(Path(config.out) / "config.json")
-        saved = {k: saved[k] for k in saved if k not in ("torch", "transformers", "overwrite")}
-        if gone := saved.keys() - vars(config).keys():
-            raise InputError(f"{config.out}/config.json: there is no field {', '.join(gone)}")
-        config = parse_flags(argv, saved)
-    return config
+    given = parse_flags(argv, LAB | {"model": None})
+    defaults = {}
+    if given.lab or given.model is None:
+        defaults = LAB
+    if given.resume:
+        defaults = read_json(Path(given.out) / "config.json")
+        for name in ("torch", "transformers", "overwrite"):
+            defaults.pop(name, None)
+        if gone := defaults.keys() - vars(given).keys():
+            raise InputError(f"{given.out}/config.json: there is no field {', '.join(gone)}")
+    return parse_flags(argv, defaults)
 
 
 def main(argv=None):
-    """The command line. Bad input ends it with one line on stderr, a signal with 128 + its number."""
+    """The command line. It ends with one line on stderr for bad input, with 128 + N for signal N."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")  # of libraries: a user can do nothing about them
@@ -1976,8 +1946,11 @@ def main(argv=None):
     except (InputError, OSError) as error:
         sys.exit(f"hsd.py: {error}")
     except torch.OutOfMemoryError:
-        sizes = {"loading": "--beta to 0", "update": "--micro_batch_tokens or --chunk_tokens"}
-        lower = sizes.get(NOW["phase"], "--rollout_tokens or --max_new_tokens")
+        lower = "--rollout_tokens or --max_new_tokens"
+        if NOW["phase"] in ("update", "credit"):
+            lower = "--micro_batch_tokens or --chunk_tokens"
+        if NOW["phase"] == "loading":
+            lower = "--beta to 0"
         sys.exit(f"hsd.py: out of GPU memory, phase: {NOW['phase']}; lower {lower}")
     except KeyboardInterrupt:
         print0("stopped at once; the last checkpoint, if there is one, is intact")

@@ -491,7 +491,7 @@ def test_another_divergence_is_one_function_and_its_gradient_is_right(monkeypatc
 
 # ====================================== Part II: the engine =======================================
 # ---- What only the policy-gradient methods need (Eq. 1, Table 1) ---------------------------------
-def test_advantages_and_dapos_length_penalty_by_hand():
+def test_advantages_and_dapos_overlong_by_hand():
     """Rewards 1, 0, 0, 0: mean 1/4, unbiased standard deviation 1/2. Of 100 tokens, no penalty up
     to 80, half at 90, all at 100; halved for 0/1 rewards."""
 
@@ -862,11 +862,10 @@ def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
     code = write_lines(tmp_path / "code.jsonl", {"question": "f", "tests": ["assert f()"]})
     with pytest.raises(hsd.InputError, match="sdft: 1 problems have no solution"):
         hsd.load_data(lab(train_data=code, method="sdft"))
-    opsd, alone = {"train_data": code, "method": "opsd"}, {"group_size": 1}
+    opsd = {"train_data": code, "method": "opsd"}
     words = write_lines(tmp_path / "w.jsonl", {"question": "q", "answer": "no such thing"})
     unread = {"eval_data": words, "steps": 0}, "1 of 1 answers have no value that can be read"
-    idle = (opsd, "1 of 1 problems have no answer"), (alone, "are no peers"), unread
-    for changes, said in idle:
+    for changes, said in ((opsd, "1 of 1 problems have no answer"), unread):
         hsd.load_data(lab(**changes))
         assert said in capsys.readouterr().out
 

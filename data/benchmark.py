@@ -432,15 +432,21 @@ class Meter(TorchDispatchMode):
         return self.peak / 1e9, self.on_host / 1e9
 
 
-def cuda_matmul(a, b):
+def cuda_matmul(a, b, out=None):
     """hsd.matmul_float32() as it is on CUDA, where a product of bf16 comes out in float32."""
     return torch.mm(a.bfloat16(), b).float()
+
+
+def add_cuda_matmul(total, a, b):
+    """hsd.add_matmul_float32(), likewise."""
+    total.add_(cuda_matmul(a, b))
 
 
 @contextlib.contextmanager
 def simulation(ranks):
     """Tensors without memory, collectives without processes: the meter of what they would take."""
     hsd.RANKS, hsd.matmul_float32 = ranks, cuda_matmul
+    hsd.add_matmul_float32 = add_cuda_matmul
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     mesh, meter = dist.init_device_mesh("cpu", (ranks,)), Meter()
 

@@ -1082,304 +1082,206 @@ def probe(model, config):
 
 
 # ================================ Part III: what counts as right ==================================
-# ---- Answers: read at a point, compared by value at twelve points --------------------------------
-MP = mpmath.MPContext()  # our own: nobody else's precision changes
-MP.dps, TINY = 80, MP.mpf(10) ** -50  # 50 digits count; the others are for what cancels
-LONGEST, WORK, BITS = 400, 10_000, 25_000  # characters, steps of about 3 us, size of a fraction
-SPANS = [(2, 9, 1), (111, 999, 97), (101, 999, 1), (100001, 999999, 7), (1, 6, 7)]
-SPANS.append((2, 16, Fraction(1, 60)))  # from, to, over: the last are multiples of 60
-SIGN = r"\\mathbb\{R\}|\\\{\\\}|\^\{?\\circ\}?|\\?[A-Za-z]+|\\%|[<>]=|[^\x00-\x7f]"
-SAME = r"""- − –; * \cdot \times × ·; / \div ÷; ≤ <= \le \leq \leqslant; ≥ >= \ge \geq \geqslant;
-    < \lt; > \gt; ≠ \ne \neq; ∪ \cup; ∈ \in; ∞ \infty infinity; ≈ \approx; ± \pm; ^2 ²; ^3 ³;
-    π \pi pi; α \alpha; β \beta; γ \gamma; δ \delta; ε \epsilon; θ \theta; λ \lambda; μ \mu; ρ \rho;
-    σ \sigma; φ \phi \varphi; ω \omega; ( \langle; ) \rangle; \frac \dfrac \tfrac \cfrac;
-    (-∞,∞) \mathbb{R}; e^ \exp; ∅ \emptyset \varnothing \{\}; \binomial \binom \dbinom;
-    | \lvert \rvert \vert; % \% percent; \root{2} \sqrt √ sqrt; \log \ln ln log; \base{10}\log \lg;
-    \sin sin; \cos cos; \tan tan; \asin \arcsin arcsin; \acos \arccos arccos; \atan \arctan arctan;
-    \floor{ \lfloor; \ceil{ \lceil; } \rfloor \rceil; ° \degree degrees ^\circ ^{\circ};
-    \$ dollar dollars; £ \pounds; € euro euros; "in" inch inches; "m" meter meters;
-    "km" km kilometer kilometers; "cm" cm centimeters; "ft" ft foot feet; "h" hour hours hr;
-    "g" gram grams; "s" second seconds sec; "minute" min; "L" liter liters; *10^6 million;
-    \: \left \right \displaystyle \quad \qquad \vec \hat \bm \boldsymbol"""
-SAME = {word: row.split()[0] for row in SAME.split(";") for word in row.split()}  # to the first
-UNIT = (
-    r"[ckm]?m|m?[Ll]|[ghs]|kg|ft|in|mph|mile|yard|yd|minute|day|week|month|year|gallon|cent|unit"
-    r"|way|person|point|pound|lb|ounce|oz|ton|acre"
-)
-UNIT = rf'°|\\\$|€|£|"(?:(?:{UNIT})s?|square|cubic|per|people)"'
-UNITS = rf"(?<=[\w)}}])(?:\s*/?\s*(?:{UNIT})(?:\s*(?:/[hs]\b|\^{{?\d}}?))*)+(?!\s*[\w.=])"
-UNITS += r"|\\\$|€|£"
-NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3}(?!\d))?|\.\d+"
-UNKNOWN = (  # f(x+1), f^{-1}(0); 101_2; a letter with what belongs to it: x_1, y', P(0)
-    r"[fgFG](?:\^\{-1\})?'*\([^()]*\)|\d+_(?:\d+|\{\w+\})|[A-Za-zα-ω](?:_(?:\d+|[A-Za-z]|\{[^{}]*"
-    r"\}))?'*(?:(?<![eiπ])\((?:[^()A-Za-z\\]*|[A-Za-z])\))?"
-)
-TOKEN = rf'\\[A-Za-z]+|\\.|"[^"]*"|{UNKNOWN}|{NUMBER}|\S'
-LABEL = rf'(?:{UNKNOWN}|(?:m?\\angle\s*)?[A-Z]{{1,3}}|"[A-Za-z" ]*"|\([A-Za-z](?:,\s*[A-Za-z])+\))'
-WORTH = r"(?:[\w.^]|(?<=\^)\{.*?\})"  # what a function without brackets is of, as in \sin 2x
-PLAIN = (  # in this order; words come into quotes, and what is then left of letters is a product
-    (r"(?<=\d)(?:,\\!\s*|\{,\}|\\,| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1 000
-    (r"(?<!\\)(?:\\[()\[\]!,:;> ]|\$)|~|\\[bB]ig+[lr]?\b", " "),
-    (r"^\s*\\\{\s*[A-Za-z]\s*(?:\||\\mid|:)(.*)\\\}\s*$", r"\1"),  # \{x | x > 2\}
-    (r"\\begin\s*\{(?:[pbB]?matrix|array)\}(?:\s*\{[clr|]*\})?", "("),
-    (r"(?:\\\\\s*)?\\end\s*\{(?:[pbB]?matrix|array)\}", ")"),
-    (r"(?<=[\d\s}/])\\(?:text|mathrm|mbox)\s*\{\s*([mghsL])(/[hs])?\s*\}", r'"\1"\2'),
-    (r"\\(?:text|math)(?:rm|bf|it)?\s*\{\s*([A-Za-z]{2,})\s*\}", r' "\1" '),
-    (r"\\(?:(?:text|math)(?:rm|bf|it)?|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
-    (
-        r'(?<![\\A-Za-z"])(?:[A-Za-z]{4,}|and|or|to|no|mm|kg|mph|day|per|way)(?![A-Za-z])',
-        r'"\g<0>"',
-    ),
-    (r'[,;]?\s*"(?:or|and(?!.*[<>≤≥≠]))"|;', ","),
-    (r"(\\(?:sin|cos|tan|cot|sec|csc)\b[^°]{,40}?)([\d.]+)\s*°", r"\1{\2π/180}"),
-    (r"(\d*\.\d*)\\overline\s*\{(\d+)\}", r"\\fabs{\1" + r"\2" * 60 + "}"),  # not exact
-    (r"(\\(?:frac|binomial)(?:\s*\{[^{}]*\})?)\s*(\d)", r"\1{\2}"),
-    (r"(\\(?:frac|binomial)(?:\s*\{[^{}]*\})?)\s*(\d)", r"\1{\2}"),  # both of \frac12
-    (r"(?<![\d.])(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+/\d+)", r"(\1+\2)"),  # 1 \frac12
-    (r"\|([^|]+)\|", r" \\fabs{\1} "),
-    (r"\\root\{2\}\s*\[([^\[\]]*)\]", r"\\root{\1}"),
-    (r"\\(sin|cos|tan)\s*\^\s*\{\s*-1\s*\}", r"\\a\1 "),
-    (r"(\\[a-z]{3})\s*\^\s*(\{[^{}]*\}|\w)", r"\\power{\2}\1 "),
-    (r"\\log\s*_\s*(\{[^{}]*\}|\w)", r"\\base{\1}\\log "),
-    (rf"(\\a?[a-z]{{3}}h?)(?![a-z])\s*({WORTH}(?: |{WORTH})*)", r"\1{\2}"),
-    (r"^\s*([A-Za-z])\s*≈", r"\1="),
-    (r"(?<=[\w})\]!%])\s*≈.*|[.,]\s*$", ""),
-)
-PLAIN = [(re.compile(pattern), new) for pattern, new in PLAIN]
-PAIRS = {"{}": ",", "\\{\\}": ","} | {kind: kind for kind in ("()", "(]", "[)", "[]")}
-OPENERS, CLOSERS = ("(", "[", "{", "\\{"), ("", ")", "]", "}", "\\}")
-
-
-@functools.lru_cache(256)
-def unknown(name):
-    """An unknown's values at the points: of both signs, whole or not, large or below one."""
-    draw = random.Random(name)
-    values = [Fraction(draw.randint(a, b) * s, c) for a, b, c in SPANS for s in (1, -1)]
-    return [values[2], *draw.sample(values, len(values))]
-
-
-def size(x):
-    """The bits of a fraction; 0 for all other numbers."""
-    return x.numerator.bit_length() + x.denominator.bit_length() if isinstance(x, Fraction) else 0
-
-
-def power(a, b):
-    """a^b; the real root where there is one, as in (-8)^{1/3}."""
-    if abs(b) * size(a) > BITS or a and abs(b * MP.log(abs(a))) > BITS:
-        raise OverflowError("a power")
-    if size(a) and size(b) and b.denominator == 1:
-        return a ** int(b)
-    real = size(a) and size(b) and a < 0 and b.denominator % 2
-    return (-1) ** b.numerator * MP.power(-a, b) if real else MP.power(a, b)
-
-
-WHOLE = frozenset(range(2500))  # what has an exact factorial
-OPERATORS = {  # how tightly it binds, and what it does if it makes no list
-    **{sign: (strength, None) for strength, sign in enumerate(["\\\\", "&", ",", "∪"], 1)},
-    "+": (6, lambda a, b: a + b),
-    "-": (6, lambda a, b: a + -b),
-    "*": (7, lambda a, b: a * b),
-    "/": (7, lambda a, b: a * b**-1),
-    "": (7, lambda a, b: a * b if a and b else MP.nan),  # side by side; 0 would hide a word
-    "^": (8, power),
-    "!": (9, lambda n: Fraction(math.factorial(int(n))) if n in WHOLE else MP.factorial(n)),
-}
-TWO = {"\\frac": OPERATORS["/"][1], "\\root": lambda n, x: power(x, n**-1)}
-TWO |= {"\\power": lambda n, x: power(x, n), "\\base": lambda b, x: x * MP.log(b) ** -1}
-TWO["\\binomial"] = lambda n, k: MP.binomial(n, k) if abs(n) + abs(k) < 1e99 else MP.nan
-ONE = "fabs floor ceil log sin cos tan cot sec csc asin acos atan sinh cosh tanh"
-ONE = {f"\\{name}": getattr(MP, name) for name in re.findall("[a-z]+", ONE)}
-CONSTANTS = {"e": MP.exp(1), "i": MP.mpc(0, 1), "π": MP.pi * 1, "∞": MP.inf, "∅": (",",)}
-
-
-def same(a, b):
-    """Have two readings one value? In lists and unions the order does not count."""
-    if not isinstance(a, tuple) and not isinstance(b, tuple):
-        scale = abs(a) + abs(b) if a and b else 1  # what cancels is not quite 0
-        return a == b or not (size(a) and size(b)) and abs(a + -b) < TINY * scale
-    if not isinstance(a, tuple) or not isinstance(b, tuple) or a[0] != b[0] or len(a) != len(b):
-        return False
-    if a[0] not in ",∪":
-        return all(map(same, a[1:], b[1:]))
-    return all(0 < sum(same(x, y) for y in a[1:]) == sum(same(x, y) for y in b[1:]) for x in a[1:])
-
-
-class Reader:
-    """Evaluates answers as it reads them, by operator precedence. A list is (what is between or
-    around its items, *items)."""
-
-    work = WORK  # what is left of it
-
-    def equal(self, x, y):
-        """Have two texts one value at every point where both have one, and at half of them?"""
-        lettered = re.search(r"_|(?<![\\A-Za-z])[A-Za-zα-ω]", x + y)  # else all points are one
-        points = range(1, 13) if lettered else [1]
-        agreed = 0
-        for k in points:
-            try:
-                if not same(self.value(x, k), self.value(y, k)):
-                    return False
-                agreed += 1
-            except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
-                continue  # x or y has no value here
-        return agreed >= len(points) / 2
-
-    def value(self, text, k):
-        """The value at point k: of 1±x a list, of x < y the difference by its size at point 0."""
-        self.work -= 20
-        if "±" in text:
-            a, b = (self.value(text.replace("±", sign, 1), k) for sign in "+-")
-            a, b = (x[1:] if isinstance(x, tuple) and x[0] == "," else [x] for x in (a, b))
-            return (",", *a, *(x for x in b if not any(same(x, y) for y in a)))
-        if len(parts := text.split(",")) > 1 and all(re.search("[=≠<>≤≥]", p) for p in parts):
-            return (",", *(self.value(part, k) for part in parts))
-        found, sides = [], re.split("([=≠<>≤≥])", text)
-        for left, sign, right in zip(sides[::2], sides[1::2], sides[2::2]):
-            here, first = (self.value(left, p) + -self.value(right, p) for p in (k, 0))
-            if sign == "=" and same(here, Fraction(0)) and same(first, Fraction(0)):
-                continue  # a true 1 + 1 = 2 is 2
-            if same(here, first):
-                raise ValueError("it says nothing")
-            scale = first if sign in "=≠" else abs(first) if sign in "<≤" else -abs(first)
-            found.append((sign.replace(">", "<").replace("≥", "≤"), here * scale**-1))
-        if found:
-            return (",", *found)
-        self.tokens, self.k = ["", *reversed(re.findall(TOKEN, sides[-1]))], k
-        value = self.expression()
-        if self.tokens != [""]:
-            raise ValueError("left over")
-        return value
-
-    def apply(self, f, *numbers):
-        """f of numbers, if that is a number and not too much work."""
-        value = f(*numbers) if len(numbers) > 1 or abs(numbers[0]) < 1e99 else MP.nan
-        self.work -= 1 + (size(value) / 1000) ** 2 if size(value) else 20
-        infinite = not abs(value) < math.inf and numbers != (0, math.inf)  # but -∞; or NaN
-        if size(value) > BITS or infinite:
-            raise OverflowError("too large, or not a number")
-        return value
-
-    def expression(self, above=0):
-        """All that binds more tightly than `above`. Side by side means times."""
-        value = self.operand(above)
-        while (sign := self.tokens[-1]) not in CLOSERS and OPERATORS.get(sign, [7])[0] > above:
-            strength, f = OPERATORS[self.tokens.pop() if sign in OPERATORS else ""]
-            others = [] if sign == "!" else [self.expression(strength - (sign == "^"))]
-            if f:
-                value = self.apply(f, value, *others)
-            else:
-                flat = isinstance(value, tuple) and value[0] == sign
-                value = (sign, *(value[1:] if flat else [value]), *others)
-        return value
-
-    def operand(self, above=7):
-        """A number, a letter, a group, or a command with its arguments; all of them with a sign."""
-        token, self.work = self.tokens.pop(), self.work - 4
-        if self.work < 0:
-            raise OverflowError("too much work")
-        if token in ("+", "-"):
-            return self.apply(OPERATORS[token][1], Fraction(0), self.expression(max(above, 6)))
-        if token in OPENERS:
-            value, kind = self.expression(), PAIRS[token + self.tokens.pop()]  # KeyError: unclosed
-            return (kind, *value[1:]) if isinstance(value, tuple) and value[0] == "," else value
-        if token in TWO:
-            return self.apply(TWO[token], self.operand(), self.operand())
-        if token in ONE:
-            return self.apply(ONE[token], self.operand())
-        if token in CONSTANTS:
-            return CONSTANTS[token]
-        if re.fullmatch(NUMBER, token):
-            return Fraction(token)
-        name = re.fullmatch(UNKNOWN, token)[0]  # TypeError: a word
-        return unknown(re.sub(r"[\s{}]", "", name))[self.k]
-
-
-def bare(text, percent="/100"):
-    """A text without units; its label; its value without label: of 1 < x it is (1, ∞)."""
-    text = re.sub(r"(?<=[\d)}])\s*%(?!\s*[\w(\\])", percent, re.sub(UNITS, " ", text)).strip()
-    text = re.sub(r"((?<=\d)\s+|\\frac\s*\{\d+\}\s*\{\d+\}\s*)(?=[\d.])", "?", text)  # two numbers
-    parts = text.split(",")
-    if len(parts) > 1 and all(re.search("[<>≤≥]", part) for part in parts):
-        _, labels, values = zip(*map(bare, parts))
-        return text, labels[0], "∪".join(values) if len({*labels}) == 1 else text
-    ends = re.split(r"\s*([<>≤≥])\s*", text)[:: -1 if re.search("[>≥]", text) else 1]
-    if len(ends) == 3:
-        ends = [*ends, "<", "∞"] if re.fullmatch(LABEL, ends[2]) else ["-∞", "<", *ends]
-    if len(ends) == 5 and re.fullmatch(LABEL, ends[2]):
-        left, right = "(["[ends[1] in "≤≥"], ")]"[ends[3] in "≤≥"]
-        return text, ends[2], f"{left}{ends[0]},{ends[4]}{right}"
-    label = rf"(^|,)\s*({LABEL}|\\[a-z]+\{{[A-Zα-ω]+\s*\}})\s*[=∈]"
-    labels = [match[1].strip('(") ') for match in re.findall(label, text)]
-    value = re.sub(label, r"\1", text)
-    return text, ",".join(dict.fromkeys(labels)), f"({value})" if len({*labels}) > 1 else value
-
-
-def plain(text):
-    """The text, or what is in its last box, in one form of the several in use."""
-    if "\\boxed{" in text or "\\fbox{" in text:
-        text = extract_answer(text[-9_000:]) or text
-    text = text if len(text) <= LONGEST else ""
-    if not re.search(
-        r"[(\[;]|^\{|\\\{|,(?!\d{3}(?!\d))|\b0,|\d{4},", text
-    ):  # nothing says that it is a list
-        text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    text = re.sub(SIGN, lambda m: f" {SAME[m[0]]} " if m[0] in SAME else m[0], text)
-    for pattern, new in PLAIN:
-        text = pattern.sub(new, text)
-    return " ".join(text.split())
-
-
-def readable(answer):
-    """Can an answer be read as a value? One that cannot matches as text only."""
-    value = bare(plain(answer))[2]
-    return Reader().equal(value, value)
-
-
-def math_equal(candidate, answer):
-    """Are two final answers the same text, or of one value at all points? Bounded for any input."""
-    a, b = plain(candidate), plain(answer)
-    key, other = (re.sub(r'"|(?<=[A-Za-z])"?\.|(?<!\d)\s+|\s+(?!\d)', "", text) for text in (a, b))
-    words = re.search(r"(?<![\\A-Za-z])[A-Za-z]{3}|\d[ap]m|^no$|^\(\w\)$", key, re.IGNORECASE)
-    if key == other or words and key.lower() == other.lower():
-        return bool(key)
-    units, others = (
-        {unit.strip('s"') for unit in re.findall(UNIT + "|%", text)} for text in (a, b)
-    )
-    if units and others and not (units <= others or others <= units):
-        return False
-    reader = Reader()
-    for percent in ("/100", "")[: 1 + ("%" in a + b)]:
-        (x, label, value), (y, other, worth) = bare(a, percent), bare(b, percent)
-        alike = label == other or not label or not other
-        if reader.equal(x, y) or alike and reader.equal(value, worth):
-            return True
-    return False
-
-
-PROSE = (  # what ends an expression in prose, but for the group, which is a part of it
-    r"\\(?:boxed|fbox)\s*\{|(\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+)"
-    r"|(?<![\\A-Za-z\d])(?!(?:and|or|million)\b)[A-Za-z]{2,}|\b[aAI](?=\s+[\d$\\(])"
-    r"|\n\s*(?:[-*+]\s)?|[.?](?=\s|$)|(?<=\S):(?=\s)|(?<=\d)-(?=[a-z]{2})"
+# ---- Answers: LaTeX becomes Python's grammar, values are compared at twelve points ---------------
+# `2\frac{x}{3}` becomes `'2' * frac({x, '3'})`, and ast.parse() reads that; nothing is evaluated by
+# Python. value() walks the tree at twelve points, of which each gives every letter a value; what is
+# rational is exact. An answer that cannot be read is compared as text.
+GROUP = r"\{(?:\\.|[^{}\\]|" * 6 + "(?!)" + r")*\}" * 6  # braces in braces, up to six deep
+BOX = rf"((?<![\w)}}\]])-\$?)?\\(?:boxed|fbox)\s*({GROUP})"
+PROSE = (  # what ends a formula in a sentence:
+    r"(?<![\\A-Za-z\d])(?!(?:and|or|million)\b)[A-Za-z]{2,}"  # a word, but not in 3rd, 2 or 3
+    r"|\b[aAI](?=\s+[\d$\\(])|(?<=\d)-(?=[a-z]{2})"  # I have a 5, a 20-year-old
+    r"|\n\s*(?:[-*+]\s)?|[.?](?=\s|$)|(?<=\S):(?=\s)|\\boxed\{"  # a line, a sentence, Answer: 5
 )
 
 
-def extract_answer(text):
-    """The last box that is not empty; else the last number and what it is part of, or None."""
-    opened, boxes = [], []
-    for brace in re.finditer(r"((?<![\w)}\]])-\$?)?\\(?:boxed|fbox)\s*\{|(?<!\\)[{}]", text):
-        if brace[0] != "}":
-            opened.append(brace)
-        elif opened and "box" in (start := opened.pop())[0]:
-            inside = text[start.end() : brace.start()].strip()
-            boxes += [(start.end(), f"-{{{inside}}}" if start[1] else inside)] * bool(inside)
-    if boxes:
-        return max(boxes)[1]
-    parts = re.sub(PROSE, lambda m: m[1] or "\0", text[-2_000:]).split("\0")
+def extract_answer(text: str) -> str | None:
+    """The last box that is not empty; else the last number with the formula it is part of."""
+    for minus, box in reversed(re.findall(BOX, text)):
+        if inside := box[1:-1].strip():
+            return f"-{box}" if minus else inside  # of -\boxed{3}
+    parts = re.split(PROSE, text[-2_000:])
     last = next((part for part in reversed(parts) if re.search(r"\d", part)), "")
-    last = re.sub(r"\\[()\[\]]|\$|^[\s,;]*(?:and|or)\b|\b(?:and|or)\W*$", "", last).strip(" *#,;:=")
-    last = re.sub(r"^(?:[A-Za-z]\s*=\s*)?[(\[]?([^()\[\],=]*)[)\]]?$", r"\1", last)
-    whole = sum(map(last.count, "([{")) == sum(map(last.count, ")]}"))
-    return last if whole and last and not re.search(r"^[+/^<>]|^-\s|[-+*/^<>]$", last) else None
+    last = re.sub(r"\\[()\[\]]|\$|^[\s,;]*(?:and|or)\b|\b(?:and|or)\W*$", "", last)
+    last = re.sub(r"^[A-Za-z]\s*=\s*|^\(([^,()]*)\)$", r"\1", last.strip(" *#,;:="))  # x = 5, (5)
+    return last if last and not re.match(r"[+]|-\s", last) else None  # x apples + 5
+
+
+SPELLINGS = r"""~ \left \right \displaystyle \quad \qquad; - − –; * \cdot \times × ·; ^ **; / \div;
+    \frac \dfrac \tfrac; \binomial \binom \dbinom; \sqrt √ sqrt; ∞ \infty; ∪ \cup; ∈ \in;
+    ≈ \approx; ≤ \le \leq \leqslant <=; ≥ \ge \geq \geqslant >=; | \lvert \rvert; { \{; } \};
+    {} \emptyset \varnothing; % \% percent; ° ^\circ ^{\circ} degrees; \$ dollars; , &; ),( \\;
+    \log \ln ln log; \sin sin; \cos cos; \tan tan; α \alpha; β \beta; θ \theta; π \pi pi"""
+SPELLINGS = {word: row.split()[0] for row in SPELLINGS.split(";") for word in row.split()}
+SIGN = r"\^\{?\\circ\}?|\\?[A-Za-z]+|\\[^A-Za-z]|[<>]=|\*\*|&|[^\x00-\x7f]"
+LETTER = r"[A-Za-zα-ω](?:_(?:\d+|[A-Za-z]))?"
+MATH = "sin|cos|tan|cot|sec|csc|log|exp"
+WORD = r'(?<![\\A-Za-z"])(?:[A-Za-z]{3,}|[ckm]m|kg|m[lL]|ft|or|to|[Nn]o|on|am|pm)(?![A-Za-z])'
+UNIT = "unit|[ckm]?m|m[lL]|kg|ft|feet|inch|inche|mile|mph|cent|pound|hour|minute|second|day|week"
+UNIT = rf'(?:"(?:{UNIT}|month|year|gram|gallon|liter|people|way|meter|degree|per)s?")+|[°%£€]|\\\$'
+PARTS = rf'(?:({LETTER}(?:\(\w\))?)[=∈≈])?(.*?)(?:(?:"square"|"cubic")?({UNIT})(?:\^\{{?\d\}}?)?)?'
+REWRITES = (
+    (r"(?<=\d)(?:\{,\}|,?\\[!,]| )\s*(?=\d{3}(?!\d))", ""),  # 1{,}000, 1\,000 -> 1000
+    (r"\\[,;:!()\[\] ]|(?<!\\)\$|~|[.,;]\s*$|(?<=[\d})])\s*≈.*", " "),  # 1/3 ≈ 0.33
+    (r"\\(?:text(?:bf)?|math(?:rm|bf|it)|mbox|boldsymbol)\{([^{}]*)\}", r" \1 "),
+    (r"\\begin\{(?:[pb]matrix|array)\}(?:\{[clr|]+\})?", r"(\\rows,("),  # (\rows,(1,2),(3,4))
+    (r"(?:\),\(\s*)?\\end\{\w+\}", "))"),
+    (WORD, lambda word: f'"{word[0].lower() if word[0].istitle() else word[0]}"'),
+    (r"^\s*(-?)\s*(\\\$|[£€])(.*)", r"\1\3\2"),  # \$5 -> 5\$
+    (r"\|([^|]+)\|", r"\\fabs{\1}"),
+    (r"\(([^()\[\]]*,[^()\[\]]*)\]|\[([^()\[\]]*,[^()\[\]]*)\)", r"(\\halfopen,(\1),(\2))"),
+    (r"_\{(\d+|[A-Za-z])\}(?!\d)", r"_\1"),  # x_{1} -> x_1
+    (r"\\log_(\d+)", r"\\frac1{\\log\1}\\log "),  # \log_2x -> \frac1{\log2}\log x
+    (r"(\\sqrt(?:\s*\[\d+\])?)\s*(\d+|[A-Za-zα-ω])", r"\1{\2}"),  # \sqrt12 -> \sqrt{12}
+    (rf"\\sqrt\s*\[(\d+)\]\s*({GROUP})", r"\\root\2{\1}"),  # \sqrt[3]{x} -> \root{x}{3}
+    (r"(\\(?:frac|binomial))\s*([\dA-Za-zα-ω])", r"\1{\2}"),  # \frac12 -> \frac{1}2
+    (rf"(\\frac\s*{GROUP})\s*([\dA-Za-zα-ω])", r"\1{\2}"),  # \frac{1}2 -> \frac{1}{2}
+    (r"(\\frac\{[^{}]*\}\{[^{}]*\}|\d[\seE])\s*(?=[\d.])", r"\1?"),  # 1 2 and 1e5 are not read
+    (r"(?<![\w.^}])(\d+)\s*(\\frac\{\d+\}\{\d+\})", r"(\1+\2)"),  # 1\frac{1}{2}
+    (rf"(\\(?:{MATH})(?![a-z]))\s*+((?:[\w.° ]|\^\w|\^?{GROUP}|\\frac|\\sqrt)+)", r"\1{\2}"),
+    (r"((?<![\d.])\d+|[A-Za-z]|\([^()]*\))\s*!", r"\\factorial{\1}"),
+    (r"\}\s*\{", ","),  # \frac{x}{3} -> \frac{x,3}
+)
+NAMES = f"{MATH}|sqrt|root|fabs|binomial|factorial"
+TOKEN = rf"(\\(?:{NAMES}|frac|rows|halfopen)(?![a-z])|{LETTER})|([0-9.]+)|([-+*/^,=∪%∞()\[\]{{}}])"
+UNKNOWN = (  # f(x+1), x(0), dy/dx
+    r"(?<![\\A-Za-z])([fghFGHP]\(|[A-Za-df-hj-z][(\[]([^A-Za-z()]*|[A-Za-z])[)\]])|\{d\w?,d\w\}"
+)
+PYTHON = {"^": "**", "=": "==", "∪": "|", "∞": "oo", "%": "/ '100'", "{": "({", "}": "})"}
+
+
+def plain(text: str) -> str:
+    """An answer in one spelling of the several in use, nearer to Python's grammar."""
+    if re.search(BOX, text):
+        text = extract_answer(text) or text
+    text = text if len(text) <= 400 else ""
+    if not re.search(r"[(\[;]|\\\{|^\{|\b0,|\d{4},|,(?!\d{3}(?!\d))", text):  # it is no list
+        text = re.sub(r"(?<=\d),(?=\d{3})", "", text)  # 1,000 -> 1000
+    text = re.sub(SIGN, lambda sign: SPELLINGS.get(sign[0], sign[0]), text)
+    for pattern, new in REWRITES:
+        text = re.sub(pattern, new, text)
+    return "".join(text.split())
+
+
+@functools.lru_cache(10_000)
+def tree(text: str) -> ast.expr:
+    """An answer as a tree, with a `*` between what stands side by side, and quotes for numbers."""
+    text = re.sub(r'[,;]?"(?:or|and)"|;', ",", text)  # 1 or 2 -> 1,2
+    if re.sub(TOKEN, "", text) or re.search(UNKNOWN, text) or text.isalpha() and len(text) > 1:
+        raise ValueError("no formula")
+    words = []
+    before = ","
+    for name, number, sign in re.findall(TOKEN, text):
+        if sign in ("", "(", "[", "{", "∞") and before[0] not in "([{-+*/^,=∪\\":
+            words.append("*")
+        if number:
+            words.append(f"'{number}'")  # as text: a float has too few digits
+        else:
+            words.append(PYTHON.get(sign, sign) or name.lstrip("\\"))
+        before = name or number or sign
+    return ast.parse(f"{{{' '.join(words)}}}", mode="eval").body
+
+
+MP = mpmath.MPContext()  # our own: nobody else's precision changes
+MP.dps = 80  # 50 of them count; the others are for what cancels
+CONSTANTS = {"e": MP.e * 1, "i": MP.mpc(0, 1), "π": MP.pi * 1, "oo": MP.inf}
+FUNCTIONS = {name: getattr(MP, name) for name in NAMES.split("|")} | {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a + -b,  # a Fraction less an mpf is refused
+    ast.Mult: lambda a, b: a * b if a and b else MP.nan,  # 0 would hide a word: 0 am
+    ast.Div: lambda a, b: a * b**-1,
+    "frac": lambda a, b: a * b**-1,
+}
+
+
+@functools.lru_cache(10_000)
+def letter(name: str, point: int) -> Fraction:
+    """A letter's value at a point: of either sign, whole or not, large or small."""
+    rng = random.Random(f"7 {name} {point}")  # |a + b| is not |a| + |b| for any two letters
+    return Fraction(rng.choice((-1, 1)) * rng.randint(1, 9999), (1, 30, 1000, 10_000)[point % 4])
+
+
+def value(node: ast.expr, point: int):
+    """A tree's value at a point: a number, or of a list its kind and then its items."""
+    match node:
+        case ast.Constant(str(number)):
+            return Fraction(number)
+        case ast.Name(name):
+            return CONSTANTS[name] if name in CONSTANTS else letter(name, point)
+        case ast.UnaryOp(sign, x):
+            return -value(x, point) if isinstance(sign, ast.USub) else value(x, point)
+        case ast.Compare(x, _, others):
+            sides = [value(side, point) for side in (x, *others)]
+            return sides[0] if all(same(side, sides[0]) for side in sides) else ("sides", *sides)
+        case ast.BinOp(x, ast.BitOr(), y):
+            return ("union", value(x, point), value(y, point))
+        case ast.Tuple(items) | ast.List(items) | ast.Set(items):
+            items = [value(item, point) for item in items]
+            return items[0] if len(items) == 1 else (type(node).__name__, *items)
+        case ast.BinOp(x, ast.Pow(), y):
+            x, y = value(x, point), value(y, point)
+            if x and abs(y * MP.log(abs(x))) > 23_000:
+                raise OverflowError("more than 9,999 digits")
+            result = x ** int(y) if y == int(y.real) else MP.power(x, y)
+        case ast.BinOp(x, operator, y):
+            result = FUNCTIONS[type(operator)](value(x, point), value(y, point))
+        case ast.Call(ast.Name(name), [ast.Set(items)]) | ast.Call(ast.Name(name), items, []):
+            result = FUNCTIONS[name](*(value(item, point) for item in items))
+        case _:
+            raise ValueError("no formula")
+    exact = isinstance(result, Fraction)
+    size = abs(result.numerator) + result.denominator if exact else abs(result)
+    if not size < (10**9999 if exact else 1e50):  # or NaN
+        raise OverflowError("more digits than are known")
+    return result
+
+
+@functools.lru_cache(10_000)
+def same(a, b) -> bool:
+    """Are two values one? In sets, unions and equations the order does not count."""
+    if isinstance(a, tuple) and isinstance(b, tuple) and a[0] == b[0] and len(a) == len(b):
+        if a[0] not in ("Set", "union", "sides"):
+            return all(map(same, a[1:], b[1:]))
+        counts = [[sum(same(x, y) for y in items[1:]) for x in a[1:]] for items in (a, b)]
+        return counts[0] == counts[1]  # each item is as often in one as in the other
+    if {type(a), type(b)} <= {tuple, Fraction} or tuple in (type(a), type(b)):
+        return a == b
+    return a == b or abs(a + -b) < MP.mpf(10) ** -50 * (abs(a) + abs(b) if a and b else 1)
+
+
+def equal(a: str, b: str) -> bool:
+    """Have two texts one value at every point where both have one, and at half of the points?"""
+    points = 12 if re.search(r"(?<![\\a-z])[A-Za-zα-ω]", a + b) else 1
+    agreed = 0
+    for point in range(points):
+        try:
+            if not same(value(tree(a), point), value(tree(b), point)):
+                return False
+            agreed += 1
+        except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+            continue  # a or b has no value there
+    return agreed >= points / 2
+
+
+def math_equal(candidate: str, answer: str) -> bool:
+    """Are two answers one text, or of one value, with no other label and no other unit?"""
+    a, b = plain(candidate), plain(answer)
+    if a == b:
+        return a != ""
+    label, a, unit = re.fullmatch(PARTS, a).groups("")
+    other_label, b, other_unit = re.fullmatch(PARTS, b).groups("")
+    if label and other_label and label != other_label:  # x = 5 and y = 5
+        return False
+    if unit and other_unit and unit != other_unit:
+        return False
+    percent = "%" in (unit, other_unit)  # 50% is 50 or 0.5
+    return equal(a, b) or percent and equal(a + unit, b + other_unit)
+
+
+def readable(answer: str) -> bool:
+    """Has an answer a value? One without can match as text only."""
+    text = re.fullmatch(PARTS, plain(answer))[2]
+    return equal(text, text)
 
 
 # ---- Programs (section 5) ------------------------------------------------------------------------

@@ -614,8 +614,11 @@ class ChunkedLoss(torch.autograd.Function):
         terms_of_chunks = []
         sides = ((hidden, head), teacher, reference)
         logits = [None, None, None]
-        for start in range(0, len(hidden), config.chunk_tokens):
-            rows = slice(start, start + config.chunk_tokens)
+        T = len(hidden)
+        # Chunks of about one length: torch.compile would make a function anew for a last one of 1
+        C = math.ceil(T / math.ceil(T / config.chunk_tokens))
+        for start in range(0, T, C):
+            rows = slice(start, start + C)
             logits = [logits_of(side, rows, last) for side, last in zip(sides, logits)]
             t_chunk = Tokens(*(None if x is None else x[rows] for x in t))
             logits_grad, (loss, terms) = loss_and_gradient(*logits, t_chunk)
@@ -1286,11 +1289,9 @@ def readable(answer: str) -> bool:
 
 # ---- Programs (section 5) ------------------------------------------------------------------------
 def read_tests(row):
-    """Return the tests of one JSON object with the keys of ours, MBPP, HumanEval or APPS, or ().
-
-    A test is a text of asserts, one with what sets it up, {"setup", "test"}, or that of a script,
-    {"input", "output"}. Raises InputError for any other, and for one that tests nothing.
-    """
+    """Return the tests of one JSON object with the keys of ours, MBPP, HumanEval or APPS, or (). A
+    test is a text of asserts, one with what sets it up, {"setup", "test"}, or that of a script,
+    {"input", "output"}. InputError for any other, and for one that tests nothing."""
     tests = row.get("tests") or row.get("test_list") or []
     imports = row.get("test_imports") or []
     tests = tests if isinstance(tests, list) else [tests]
@@ -1357,10 +1358,10 @@ def run_tests(program, tests, timeout=10.0, required=False):
         except (OSError, subprocess.TimeoutExpired) as error:
             status = None
             reason = str(error)
-        if required and status != 90:
+        if required and status != 90:  # the sandbox exits with 90 for right, with 91 for wrong
             reason = reason.rpartition("\n")[2]
             raise InputError(f"programs take x86_64 Linux 5.13, Landlock and seccomp: {reason}")
-        if status in (91, -signal.SIGALRM):  # wrong, or out of time
+        if status in (91, -signal.SIGALRM):  # the alarm: out of time
             return False
         if status != 90:
             return None
@@ -1368,15 +1369,6 @@ def run_tests(program, tests, timeout=10.0, required=False):
 
 
 # ---- Rows of data sets ---------------------------------------------------------------------------
-class InputError(ValueError):
-    """What the user gave cannot be used. main() prints it as one line and exits with 2."""
-
-
-def first_line(error):
-    """What an exception says, in one line."""
-    return f"{error}".strip().partition("\n")[0] or type(error).__name__
-
-
 def parse_problem(row):
     """Return the Problem in a JSON object with the keys of GSM8K, MATH, AIME, HumanEval, MBPP, APPS
     or ours. Raises InputError if there is no question, or neither an answer nor tests."""
@@ -1771,6 +1763,15 @@ class Run:
 
 
 # ---- Command line --------------------------------------------------------------------------------
+class InputError(ValueError):
+    """What the user gave cannot be used. main() prints it as one line."""
+
+
+def first_line(error):
+    """What an exception says, in one line."""
+    return f"{error}".strip().partition("\n")[0] or type(error).__name__
+
+
 DATA = Path(__file__).resolve().parent / "data"
 LAB = {"model": str(DATA / "tiny-qwen3")}  # the defaults where no --model is given
 LAB |= {"train_data": str(DATA / "train.jsonl"), "eval_data": str(DATA / "eval.jsonl")}

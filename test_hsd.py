@@ -447,22 +447,6 @@ def test_dapo_drops_groups_that_are_all_right_or_all_wrong(step_on):
     assert step_on([1, 1, 1], [0, 0], method="dapo")[0]["grad_norm"] == 0
 
 
-def two_peers(rollout):
-    return hsd.answer_alone(rollout) + [("peer", peer.text) for peer in rollout.peers[:2]]
-
-
-def test_a_teacher_that_sees_two_peers_is_a_function_and_a_row(step_on, monkeypatch):
-    row, seen = hsd.Method(two_peers, distill_weight=1.0), []
-    monkeypatch.setitem(hsd.METHODS, "two_peers", row)
-    condition = hsd.condition_teacher
-    monkeypatch.setattr(hsd, "condition_teacher", lambda *a: (condition(*a), seen.append(a[0])))
-    figures, _ = step_on([1, 0, 1, 1], method="two_peers")
-    assert [kind for kind, _ in seen[1].context] == ["answer", "peer", "peer"]
-    texts = {text for kind, text in seen[1].context if kind == "peer"}
-    assert len(texts) == 2 and texts <= {"attempt 0", "attempt 2", "attempt 3"}
-    assert figures["kl"] > 0 and figures["grad_norm"] > 0
-
-
 def jensen_shannon(teacher_logits, student_logits):
     middle = (teacher_logits.softmax(-1) + student_logits.softmax(-1)).div(2).log()
     return (hsd.kl(teacher_logits, middle) + hsd.kl(student_logits, middle)) / 2
@@ -1484,12 +1468,15 @@ def test_out_of_gpu_memory_says_which_phase_and_what_to_lower(tmp_path, monkeypa
 
 
 # ---- The lab -------------------------------------------------------------------------------------
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec.loader.exec_module(found := importlib.util.module_from_spec(spec))
+    return found
+
+
 @pytest.fixture(scope="module")
 def the_lab():
-    """data/lab.py, as a module."""
-    spec = importlib.util.spec_from_file_location("lab", hsd.DATA / "lab.py")
-    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    return module
+    return module(hsd.DATA / "lab.py")
 
 
 def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
@@ -1519,11 +1506,42 @@ def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
     assert group[1].mean_weight == 0
 
 
-def test_the_readmes_tables_and_figure_are_those_of_the_labs_rows(the_lab):
-    readme, rows = (ROOT / "README.md").read_text(), the_lab.read_rows(hsd.DATA / "lab")
+def test_the_tables_and_the_figure_are_those_of_the_labs_rows(the_lab):
+    rows = the_lab.read_rows(hsd.DATA / "lab")
+    readmes = {True: ROOT / "README.md", False: hsd.DATA / "lab" / "README.md"}
     for name, table in the_lab.tables(rows).items():
-        assert f"<!-- lab:{name} -->\n{table}\n<!-- /lab:{name} -->" in readme
+        text = readmes[name == "summary"].read_text()
+        assert f"<!-- lab:{name} -->\n{table}\n<!-- /lab:{name} -->" in text
     assert (hsd.DATA / "lab.svg").read_text() == the_lab.figure(rows["length"])
     for run, said in zip(the_lab.of(rows["stability"], row="live"), (27, 22), strict=True):
         steps = [{"kl": kl, "reward": reward} for kl, reward in zip(run["kl"], run["reward"])]
         assert next(n for n in range(41) if hsd.collapsing(steps[:n])) == said
+
+
+# ---- README --------------------------------------------------------------------------------------
+def test_each_fork_of_the_readme_does_what_it_says(tiny, monkeypatch, tmp_path):
+    """Its code, run as it stands: a method, a context, a rule, a divergence, a verifier, an engine."""
+    for table in ("METHODS", "PEER_RULES"):
+        monkeypatch.setattr(hsd, table, dict(getattr(hsd, table)))
+    for name in ("distillation_loss", "verify", "sample_responses"):  # to be put back
+        monkeypatch.setattr(hsd, name, getattr(hsd, name))
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "fork.py").write_text(code)
+    fork = module(tmp_path / "fork.py")
+    problem = Problem("47*6+5=?", "87", "47*6=82;82+5=87;\\boxed{87}")
+    group = hsd.sample_groups(tiny[1], tiny[0], [problem], 6, lab(), "x")[0]
+    assert all(r.response[-1] == tiny[0].eos_token_id for r in group)  # from the other engine
+    assert hsd.verify(problem, problem.solution) and not hsd.verify(problem, "\\boxed{87}")
+    student = copy.deepcopy(tiny[1]).requires_grad_()
+    monkeypatch.setattr(hsd, "verify", lambda problem, text: True)  # else none has a peer
+    models, problems = Models(student, student, None), hsd.load_problems(EVAL)[:2]
+    small = {"peer_rule": "longest", "group_size": 4, "beta": 0.0, "max_new_tokens": 30}
+    for method in ("two_peers", "grpo+hsd"):
+        config = lab(method=method, **small)
+        figures = hsd.train_step(models, hsd.adamw(student, config), tiny[0], problems, 0, config)
+        assert 0 < figures["kl"] < math.log(2) and figures["grad_norm"] > 0  # JS is below log 2
+    group = [Rollout(Q, [0], [1] * n, reward=1.0, text=f"{n}") for n in (2, 5, 3)]
+    hsd.choose_peers(group, "longest", RNG)
+    assert [len(r.peer.response) for r in group] == [5, 3, 5]
+    shown = [[("answer", "2"), ("peer", x), ("peer", y)] for x, y in ("53", "32", "52")]
+    assert [fork.two_peers(r) for r in group] == shown

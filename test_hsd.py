@@ -475,7 +475,7 @@ def test_another_divergence_is_one_function_and_its_gradient_is_right(monkeypatc
 
 # ====================================== Part II: the engine =======================================
 # ---- What only the policy-gradient methods need (Eq. 1, Table 1) ---------------------------------
-def test_advantages_and_dapos_overlong_by_hand():
+def test_advantages_and_dapos_length_penalty_by_hand():
     """Rewards 1, 0, 0, 0: mean 1/4, unbiased standard deviation 1/2. Of 100 tokens, no penalty up
     to 80, half at 90, all at 100; halved for 0/1 rewards."""
 

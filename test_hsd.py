@@ -112,8 +112,9 @@ def test_rollouts_end_with_a_stop_token_and_one_that_is_cut_scores_0(tiny):
     cut, config = Problem("33-6+8*9=?", "6"), lab(max_new_tokens=5, temperature=0.0)
     (group,) = hsd.sample_groups(model, tokenizer, [cut], 2, config, "x")
     assert [(r.truncated, len(r.response), r.text) for r in group] == [(True, 5, "33-6=")] * 2
-    hsd.verify_rollouts(rollouts := [*group, Rollout(cut, [1], [1, 2], "so 6")])
-    assert [r.reward for r in rollouts] == [0.0, 0.0, 1.0]
+    right = [Rollout(cut, [1], [1, 2], "so 6", truncated) for truncated in (False, True)]
+    hsd.verify_rollouts(rollouts := [*group, *right])
+    assert [r.reward for r in rollouts] == [0.0, 0.0, 1.0, 0.0]
 
 
 def test_verify_reads_the_last_box_or_the_last_fenced_block(monkeypatch):
@@ -428,6 +429,18 @@ def test_rollouts_peers_and_questions_follow_from_seed_and_step(tiny, monkeypatc
     assert drawn(0, seed=0) == first
     for other in (drawn(1, seed=0), drawn(0, seed=1)):
         assert [x != y for x, y in zip(first, other)] == [True] * 3
+    alone = lab(rollout_tokens=1, max_new_tokens=30)  # a call for each prompt, with its own seed
+    (group,) = hsd.sample_groups(tiny[1], tiny[0], problems[:1], 8, alone, "0 0")
+    assert len({tuple(r.response) for r in group}) > 1
+
+    def sample(model, prompts, stops, config, seed, phase):
+        seeds.append(seed)
+        return [[9]] * len(prompts)
+
+    seeds = ["0 0", "0 1"]  # of the first steps; no evaluation draws as they do
+    monkeypatch.setattr(hsd, "sample_responses", sample)
+    hsd.evaluate(Models(tiny[1], None, None), tiny[0], problems[:1], lab(eval_samples=2), 0)
+    assert len(set(seeds)) == len(seeds) == 4
 
 
 def test_an_ema_teacher_goes_the_share_of_the_way_that_it_does_not_keep(step_on):

@@ -107,7 +107,7 @@ def user_message(problem: Problem, context=()):
 # ---- Rollouts and their verification (section 5) -------------------------------------------------
 @dataclass
 class Rollout:
-    """One sampled response o_i. Training uses its ids; the text is for verifier and display."""
+    """One sampled response o_i. Training uses its ids; verifier and teacher's prompt its text."""
 
     problem: Problem
     prompt: list[int]  # what the student reads before it
@@ -116,7 +116,7 @@ class Rollout:
     truncated: bool = False  # cut at max_new_tokens, so without a stop token
     reward: float = 0.0
     unverified: bool = False  # the verifier itself failed
-    peers: list[Rollout] = field(default_factory=list)  # S_i, the one that is shown first
+    peers: list[Rollout] = field(default_factory=list)  # S_i (Eq. 8), best first
     context: list[tuple[str, str]] = field(default_factory=list)  # c_i, as user_message() takes it
     teacher_prompt: list[int] = field(default_factory=list)
     advantage: float = 0.0  # A_i of the policy-gradient methods (Eq. 1)
@@ -188,8 +188,8 @@ PEER_RULES = {  # a peer with the smallest key is taken; among several, one is d
 
 
 def choose_peers(group, rule, rng):
-    """Set each rollout's peers, S_i = { j != i : R_j = 1 } (Eq. 8), in random order, and those that
-    the rule prefers first. A lone success has no peer, and is the peer of all others.
+    """Set each rollout's peers, S_i = { j != i : R_j = 1 } (Eq. 8), shuffled, then sorted by the
+    rule; the first is o_i+. A lone success has no peer, and is the peer of all others.
 
     Never give everyone the first success: all would be pulled onto one path.
     """
@@ -396,9 +396,9 @@ def kl(p_logits, q_logits):
 
 
 def read_responses(models, rollouts):
-    """Return (hidden states [T,H], head [V,H]) or None of student, teacher and pi_0, at the T tokens of
-    some responses: their logits, before they are made. The teacher reads [q; c_i; o_i], student and
-    pi_0 read [q; o_i]."""
+    """Return (hidden states [T,H], head [V,H]) of student, teacher and pi_0, or None for one that
+    is not there. Their product is the logits of all T response tokens. The teacher reads
+    [q; c_i; o_i], student and pi_0 read [q; o_i]."""
     prompts = [r.prompt for r in rollouts]
     responses = [r.response for r in rollouts]
     teacher = reference = None
@@ -443,6 +443,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
     verify_rollouts(rollouts)
     off_policy = method.policy_weight > 0 and config.updates_per_batch > 1
     if off_policy or config.peer_rule in ("low_perplexity", "high_perplexity"):
+        # Sets each rollout's logp: log pi_old, and what these peer rules compare
         set_credit(Models(models.student, None, None), rollouts, config)
     for group in groups:
         choose_peers(group, config.peer_rule, rng)
@@ -456,8 +457,9 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
         rollouts = [r for group in groups_kept for r in group]
     totals = Counter()
     norms = []
-    for i in range(config.updates_per_batch):
-        share = rollouts[i :: config.updates_per_batch]
+    updates = max(1, min(config.updates_per_batch, len(rollouts)))
+    for i in range(updates):
+        share = rollouts[i::updates]
         set_weights(share, method.mean_over, config)
         share = [cut_at_window(r, config.window) for r in share]
         batches = batches_of_this_rank(micro_batches(share, config.micro_batch_tokens))
@@ -472,7 +474,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
         for old, new in zip(models.teacher.parameters(), models.student.parameters()):
             old.lerp_(new.detach(), 1 - config.ema_decay)
     totals = all_reduce_sums(totals)
-    figures = {name: total / config.updates_per_batch for name, total in totals.items()}
+    figures = {name: total / updates for name, total in totals.items()}
     return rollout_metrics(groups) | figures | {"grad_norm": mean(norms)}
 
 
@@ -1451,8 +1453,8 @@ def check_lengths(model, tokenizer, problems, config):
 
 
 def questions_of_step(problems, step, config):
-    """Return the Q problems of a step, counted from 0. The order of a pass over the data follows from
-    seed and pass alone, so a resumed run needs to know nothing but its step."""
+    """Return the Q problems of a step, counted from 0. The order of a pass over the data follows
+    from seed and pass alone, so a resumed run needs to know nothing but its step."""
     Q = config.questions_per_step
     n = len(problems)
 
@@ -1465,8 +1467,8 @@ def questions_of_step(problems, step, config):
 
 # ---- Evaluation and metrics ----------------------------------------------------------------------
 def evaluate(models, tokenizer, problems, config, step):
-    """Return a row to log, and at most 128 failed rollouts with their credit. The self-teacher is the
-    student with answer and peer in its prompt: HSD's, so that all methods are measured alike."""
+    """Return a row to log, and at most 128 failed rollouts with their credit. The self-teacher is
+    the student with answer and peer in its prompt, for all methods: so they are measured alike."""
     n = config.eval_samples
     seed = f"{config.seed} eval"
     rng = random.Random(config.seed)
@@ -1544,7 +1546,7 @@ def collapsing(rows):
 
 @torch.no_grad()
 def credit_rows(models, tokenizer, failed, config):
-    """Return what the page shows of failed rollouts, with their credit under the answer alone too."""
+    """Return what the page shows of failed rollouts: also their credit under the answer alone."""
     models = Models(models.student, models.teacher or models.student, None)
     alone = [replace(r) for r in failed]
     for r in alone:
@@ -1606,9 +1608,9 @@ def lock(folder):
 
 
 class Run:
-    """The folder of a run: config.json, metrics.jsonl, credit.jsonl, credit.html, and checkpoint/, a
-    Hugging Face folder with what it takes to go on. No generator's state is in it: all draws follow
-    from seed and step."""
+    """The folder of a run: config.json, metrics.jsonl, credit.jsonl, credit.html, and checkpoint/,
+    a Hugging Face folder with what it takes to go on. No generator's state is in it: all draws
+    follow from seed and step."""
 
     def __init__(self, config):
         self.config = config
@@ -1828,7 +1830,7 @@ def settings(argv):
 
 
 def main(argv=None):
-    """The command line. It ends with one line on stderr for bad input, with 128 + N for signal N."""
+    """The command line. Bad input ends it with one line on stderr, signal N with code 128 + N."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")  # of libraries: a user can do nothing about them
@@ -1849,11 +1851,9 @@ def main(argv=None):
     except (InputError, OSError) as error:
         sys.exit(f"hsd.py: {error}")
     except torch.OutOfMemoryError:
-        lower = "--rollout_tokens or --max_new_tokens"
-        if NOW["phase"] in ("update", "credit"):
-            lower = "--micro_batch_tokens or --chunk_tokens"
-        if NOW["phase"] == "loading":
-            lower = "--beta to 0"
+        training = "--micro_batch_tokens or --chunk_tokens"
+        lower = {"update": training, "credit": training, "loading": "--beta to 0"}
+        lower = lower.get(NOW["phase"], "--rollout_tokens or --max_new_tokens")
         sys.exit(f"hsd.py: out of GPU memory, phase: {NOW['phase']}; lower {lower}")
     except KeyboardInterrupt:
         print0("stopped at once; the last checkpoint, if there is one, is intact")

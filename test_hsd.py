@@ -281,7 +281,7 @@ def test_credit_is_teacher_minus_student_at_the_tokens_of_the_rollout():
 
 def dense_loss(method, rollouts, models, config, step):
     """The loss of an update over all rollouts, for each row of Table 1, by its paper's formula; and
-    the means of KL(teacher || student) and KL(student || pi_0) over tokens, then rollouts."""
+    the means of both KLs and of the student's entropy over tokens, then rollouts."""
     distill = {"hsd": 1, "opsd": 1, "sdft": 1, "sdpo": 1, "grpo+opsd": 0.5}.get(method, 0)
     policy = {"grpo+opsd": 0.5}.get(method, 0 if distill else 1)
     low, high = {"dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}.get(method, (0.2, 0.2))
@@ -293,7 +293,9 @@ def dense_loss(method, rollouts, models, config, step):
         logp, t_logp = s.gather(-1, at)[:, 0], t.gather(-1, at)[:, 0]
         kl = (t.exp() * (t - s)).sum(-1) * bool(r.context)
         kl_reference = (s.exp() * (s - p0)).sum(-1)
-        kls.update(kl=kl.mean().item() / N, kl_reference=kl_reference.mean().item() / N)
+        entropy = -(s.exp() * s).sum(-1)
+        for name, x in (("kl", kl), ("kl_reference", kl_reference), ("entropy", entropy)):
+            kls[name] += x.mean().item() / N
         log_ratio, A = logp - r.logp, torch.full_like(logp, r.advantage)
         if method == "gspo":
             log_ratio = log_ratio.mean().expand(len(logp))
@@ -330,7 +332,6 @@ def test_loss_and_gradient_of_each_method_are_those_of_its_formula(method):
     loss, figures = hsd.batch_loss(models, rollouts, 10, config)
     loss.backward()
     kls = {**kls, "loss": want.item()}
-    figures.pop("entropy")
     assert figures == {k: pytest.approx(v, rel=1e-4) for k, v in kls.items() if taught or k != "kl"}
     assert all(p.grad is None for model in (teacher, initial) for p in model.parameters())
     for p, p64 in zip(student.parameters(), exact[0].parameters()):
@@ -405,6 +406,16 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_chunks(step_on):
         for name in ("loss", "kl", "kl_reference", "entropy", "grad_norm"):
             assert got[name] == pytest.approx(want[name], rel=1e-4)
         assert relative_error(moments(other), moments(optimizer)) < 1e-4
+
+
+def test_figures_are_means_over_updates_also_where_there_are_more_than_rollouts(step_on):
+    """With next to no learning rate: halves, or single rollouts, have the means of the whole."""
+    still = {"learning_rate": 1e-15, "beta": 0.3}
+    want = step_on([1, 0, 0], [0, 1, 1], **still)[0]
+    for updates in (2, 9):
+        got = step_on([1, 0, 0], [0, 1, 1], updates_per_batch=updates, **still)[0]
+        for name in ("loss", "kl", "kl_reference", "entropy"):
+            assert got[name] == pytest.approx(want[name], rel=1e-4)
 
 
 def test_rollouts_peers_and_questions_follow_from_seed_and_step(tiny, monkeypatch):

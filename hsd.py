@@ -18,7 +18,8 @@ What is not here: a critic, a reward model, a second engine for the rollouts, Lo
 configuration files.
 
 Part I    the paper: prompts, rollouts, peers, methods, the loss, a step. Read this part.
-Part II   the engine: the loss in chunks, reading and sampling, several GPUs, loading a model.
+Part II   the engine: GRPO's advantage and loss, the loss in chunks, reading and sampling,
+          several GPUs, loading a model.
 Part III  what counts as right: answers, programs, rows of data sets.
 Part IV   a run: evaluation, metrics, the folder with its checkpoint, the command line.
 Parts II to IV can be skipped: their functions do what their names say.
@@ -90,8 +91,10 @@ CONTEXTS = {
     "<attempt>\n{}\n</attempt>\n\n",
     "solution": "A worked solution of this question:\n<solution>\n{}\n</solution>\n\n",
 }
-CLOSING = "Now solve the question yourself, from the beginning, "
-CLOSING += "as if you had not been shown any of this.\n"
+CLOSING = (
+    "Now solve the question yourself, from the beginning, "
+    "as if you had not been shown any of this.\n"
+)
 
 
 def user_message(problem: Problem, context=()):
@@ -107,7 +110,7 @@ def user_message(problem: Problem, context=()):
 # ---- Rollouts and their verification (section 5) -------------------------------------------------
 @dataclass
 class Rollout:
-    """One sampled response o_i. Training uses its ids; verifier and teacher's prompt its text."""
+    """One sampled response o_i. Its ids are trained; its text is verified, and shown as a peer."""
 
     problem: Problem
     prompt: list[int]  # what the student reads before it
@@ -120,10 +123,10 @@ class Rollout:
     context: list[tuple[str, str]] = field(default_factory=list)  # c_i, as user_message() takes it
     teacher_prompt: list[int] = field(default_factory=list)
     advantage: float = 0.0  # A_i of the policy-gradient methods (Eq. 1)
-    loss_weight: float = 0.0  # of each of its tokens, in the loss
-    mean_weight: float = 0.0  # of each of its tokens, in the means that are logged
-    logp: torch.Tensor | None = None  # log pi(o_t), [T], set by set_credit()
-    credit: torch.Tensor | None = None  # A_t (Eq. 2), [T], set by set_credit()
+    loss_weight: float = 0.0  # of each of its tokens, in the loss: see set_weights()
+    mean_weight: float = 0.0  # likewise, in the means that are logged
+    logp: torch.Tensor | None = None  # log pi(o_t), [T]; only where pi_old or a peer rule needs it
+    credit: torch.Tensor | None = None  # A_t (Eq. 2), [T]; only in evaluations
 
     @property
     def peer(self):
@@ -132,8 +135,9 @@ class Rollout:
 
 
 def sample_groups(model, tokenizer, problems, size, config, seed, phase="rollouts", prompts=None):
-    """Return a group of `size` rollouts o_i ~ pi(. | q) for each problem, not yet verified. All
-    draws follow from the string `seed`. If `prompts` is None, they are the student's."""
+    """Return a group of `size` rollouts o_i for each problem, not yet verified. They are drawn at
+    `temperature` and `top_p`; all log-probs elsewhere are of the whole softmax, at temperature 1.
+    All draws follow from the string `seed`. If `prompts` is None, they are the student's."""
     if prompts is None:
         prompts = [prompt_ids(tokenizer, user_message(p), config.thinking) for p in problems]
     copies = [prompt for prompt in prompts for _ in range(size)]
@@ -188,10 +192,12 @@ PEER_RULES = {  # a peer with the smallest key is taken; among several, one is d
 
 
 def choose_peers(group, rule, rng):
-    """Set each rollout's peers, S_i = { j != i : R_j = 1 } (Eq. 8), shuffled, then sorted by the
-    rule; the first is o_i+. A lone success has no peer, and is the peer of all others.
+    """Set each rollout's peers, S_i = { j != i : R_j = 1 } (Eq. 8): shuffled, so that they differ
+    (one and the same for all would pull all onto one path), then sorted by the rule. The first is
+    o_i+. A lone success has no peer, and is the peer of all others.
 
-    Never give everyone the first success: all would be pulled onto one path.
+    Without a peer the teacher sees a* alone; without a* too, as in code, there is no distillation
+    loss. Such a rollout still counts in N (Eq. 13).
     """
     for rollout in group:
         peers = [peer for peer in group if peer.reward == 1 and peer is not rollout]
@@ -232,9 +238,9 @@ def condition_teacher(rollout, context: Callable, tokenizer, config):
 # ---- Methods (Table 1) ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Method:
-    """One row of Table 1. With one update per batch, the default, the ratio r is 1 and nothing is
-    clipped. What then still differs from GRPO: dr_grpo does not divide by std or length, dapo has
-    its mean over tokens, its filter and its length penalty, rlsd its factor; gspo nothing."""
+    """One row of Table 1. With one update per batch, the default, pi_old is pi: the ratio r is 1,
+    with its gradient, and nothing is clipped. gspo is then grpo; dr_grpo still does not divide by
+    std and length; dapo has its mean, filter and penalty, rlsd its factor. beta is for all."""
 
     context: Callable | None = None  # rollout -> (kind, text) pairs; None: there is no teacher
     distill_weight: float = 0.0  # of KL(teacher || student)
@@ -243,7 +249,7 @@ class Method:
     ratio: str = "token"  # r = pi(o_t) / pi_old(o_t); or one r for the whole "sequence"
     clip: tuple = (0.2, 0.2)  # r is clipped to [1 - low, 1 + high]
     mean_over: str = "rollouts"  # mean over tokens, then rollouts; "tokens"; "constant" length
-    mixed_only: bool = False  # drop groups that are all right or all wrong
+    mixed_only: bool = False  # drop groups that are all right or all wrong; none is drawn anew
     overlong: bool = False  # a penalty on the last fifth of max_new_tokens
     reweight: bool = False  # multiply A by a factor per token, from teacher / student
 
@@ -320,11 +326,17 @@ class Config:
         if self.out is None:
             self.out = f"runs/{self.method}" if self.steps else f"runs/{self.method}-eval"
 
+    @property
+    def off_policy(self):
+        """Whether pi_old, which sampled, is not the pi that a policy loss trains."""
+        return METHODS[self.method].policy_weight > 0 and self.updates_per_batch > 1
+
 
 # ---- Weights and loss (Eq. 2, 10, 13) ------------------------------------------------------------
 def set_weights(rollouts, mean_over: str, config):
-    """Set what each token of N rollouts weighs: 1/(N |o_i|), the mean over tokens, then rollouts.
-    These are final: whatever micro-batches are cut, their losses add up to the same sum."""
+    """Set what a token weighs. Every token of the N rollouts is trained, of right and wrong ones
+    alike, with 1/(N |o_i|): a mean over tokens, then rollouts. It is set before micro-batches are
+    cut, so that their losses add up to one sum, however that is done."""
     N = len(rollouts)
     tokens = sum(len(r.response) for r in rollouts)
     for r in rollouts:
@@ -342,9 +354,9 @@ class Tokens(NamedTuple):
     ids: torch.Tensor  # o_t, int64; all others are float32
     loss_weight: torch.Tensor
     mean_weight: torch.Tensor
-    has_context: torch.Tensor  # 1, or 0 where there was nothing to show to the teacher
+    has_context: torch.Tensor  # 1, or 0 where c_i is empty
     advantage: torch.Tensor
-    old_logp: torch.Tensor | None  # log pi_old(o_t); None: pi_old is pi
+    old_logp: torch.Tensor | None  # log pi_old(o_t); None: r = 1, with its gradient
     fade: torch.Tensor  # of RLSD's factor: .5 at step 0, 0 from step 50 on
 
 
@@ -402,7 +414,7 @@ def read_responses(models, rollouts):
     prompts = [r.prompt for r in rollouts]
     responses = [r.response for r in rollouts]
     teacher = reference = None
-    with torch.no_grad():  # gradients reach the weights through the student alone
+    with torch.no_grad():  # here, and here alone, the teacher's gradient is stopped
         if models.teacher is not None:
             teacher = models.teacher([r.teacher_prompt for r in rollouts], responses)
         if models.reference is not None:
@@ -421,12 +433,12 @@ def batch_loss(models, rollouts, step, config):
     method = METHODS[config.method]
     student, teacher, reference = read_responses(models, rollouts)
     t = tokens_of(rollouts, step, models.student.device)
-    if method.policy_weight and config.updates_per_batch > 1:
+    if config.off_policy:
         t = with_old_logp(t, rollouts, student, method, config)
     loss, terms = chunked_loss(student, teacher, reference, t, method, config)
     figures = {"loss": loss.item(), "entropy": (t.mean_weight @ terms.entropy).item()}
     if method.context:
-        figures["kl"] = (t.mean_weight * t.has_context @ terms.kl).item()
+        figures["kl"] = (t.mean_weight @ (t.has_context * terms.kl)).item()
     if config.beta:
         figures["kl_reference"] = (t.mean_weight @ terms.kl_reference).item()
     return loss, figures
@@ -441,10 +453,8 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
     groups = sample_groups(models.student, tokenizer, problems, config.group_size, config, seed)
     rollouts = [r for group in groups for r in group]
     verify_rollouts(rollouts)
-    off_policy = method.policy_weight > 0 and config.updates_per_batch > 1
-    if off_policy or config.peer_rule in ("low_perplexity", "high_perplexity"):
-        # Sets each rollout's logp: log pi_old, and what these peer rules compare
-        set_credit(Models(models.student, None, None), rollouts, config)
+    if config.off_policy or config.peer_rule in ("low_perplexity", "high_perplexity"):
+        set_logp_and_credit(Models(models.student, None, None), rollouts, config)  # logp alone
     for group in groups:
         choose_peers(group, config.peer_rule, rng)
         set_advantages(group, method, config)
@@ -461,7 +471,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
     for i in range(updates):
         share = rollouts[i::updates]
         set_weights(share, method.mean_over, config)
-        share = [cut_at_window(r, config.window) for r in share]
+        share = [cut_at_window(r, config.window) for r in share]  # what is left keeps its weight
         batches = batches_of_this_rank(micro_batches(share, config.micro_batch_tokens))
         for j, batch in enumerate(progress(batches, "update")):
             sync_gradients(models.student, last=j == len(batches) - 1)
@@ -471,8 +481,8 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
                 totals[name] += value
         norms.append(optimizer_step(models.student, optimizer, config))
     if method.context and config.teacher == "ema":
-        for old, new in zip(models.teacher.parameters(), models.student.parameters()):
-            old.lerp_(new.detach(), 1 - config.ema_decay)
+        for average, new in zip(models.teacher.parameters(), models.student.parameters()):
+            average.lerp_(new.detach(), 1 - config.ema_decay)
     totals = all_reduce_sums(totals)
     figures = {name: total / updates for name, total in totals.items()}
     return rollout_metrics(groups) | figures | {"grad_norm": mean(norms)}
@@ -480,6 +490,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
 
 def train(config):
     """Run the method as `config` says: data, step, log, evaluate, save. Returns what was logged."""
+    check(config)
     run = Run(config)
     train_problems, eval_problems = load_data(config)
     tokenizer, models = load_models(config)
@@ -523,7 +534,7 @@ def policy_loss(student_logp, teacher_logp, t: Tokens, method):
     """-min(r A, clip(r, 1 - low, 1 + high) A) at each token, [C]; r = pi(o_t) / pi_old(o_t)."""
     advantage = t.advantage
     if method.reweight:  # RLSD's Eq. 13 to 15: the verifier sets the sign, the teacher the size
-        credit = (teacher_logp - student_logp).detach()
+        credit = t.has_context * (teacher_logp - student_logp).detach()
         factor = (advantage.sign() * credit).exp().clamp(0.8, 1.2)
         advantage = advantage * (1 - t.fade + t.fade * factor)
     old_logp = student_logp.detach() if t.old_logp is None else t.old_logp
@@ -533,11 +544,11 @@ def policy_loss(student_logp, teacher_logp, t: Tokens, method):
 
 
 def with_old_logp(t: Tokens, rollouts, student, method, config):
-    """Return t with log pi_old(o_t), as set_credit() found it before the first update."""
+    """Return t with log pi_old(o_t), read before the first update."""
     old_logp = torch.cat([r.logp for r in rollouts]).to(t.ids.device)
     if method.ratio == "sequence":
-        # GSPO's Eq. 7: the ratio of a whole response, to the power 1/|o|. With log pi_old shifted
-        # like this, every token has that ratio, and its gradient.
+        # GSPO's Eq. 7 and 14: log r_t = mean + log pi(o_t) - sg[log pi(o_t)], where mean is that of
+        # log pi - log pi_old over the response. So every token has its ratio, and its own gradient.
         with torch.no_grad():
             _, terms = chunked_loss(student, None, None, t, method, config)
         log_ratios = (terms.student_logp - old_logp).split([len(r.response) for r in rollouts])
@@ -562,7 +573,7 @@ def log_prob(logits, ids):
 
 def matmul_float32(a, b, out=None):
     """a @ b, summed and returned in float32. Rounded to bf16, a product has lost the difference
-    between teacher and student. On a CPU it is written to `out`, if given."""
+    between teacher and student. On a CPU it is written to `out`, if not None."""
     if a.is_cuda and b.dtype == torch.bfloat16:
         return torch.mm(a.bfloat16(), b, out_dtype=torch.float32)
     return torch.mm(a.float(), b.float(), out=out)
@@ -593,13 +604,13 @@ def differentiated_loss(method, beta, compile: bool):
     return torch.compile(function, dynamic=True)  # the last chunk of a batch is shorter
 
 
-def logits_of(side, rows, last):
-    """Return the float32 logits [C,V] of some rows of (hidden states, head), or None for None. They
-    overwrite those of the last chunk: on a CPU, to allocate takes as long as to multiply."""
+def logits_of(side, rows, buffer):
+    """Return the float32 logits [C,V] of some rows of (hidden states, head), or None for None. On a
+    CPU they are written to the buffer [C,V]: there, to allocate takes as long as to multiply."""
     if side is None:
         return None
     hidden, head = side
-    out = None if last is None else last[: len(hidden[rows])]
+    out = None if buffer is None else buffer[: len(hidden[rows])]
     return matmul_float32(hidden[rows], head.T, out)
 
 
@@ -615,15 +626,16 @@ class ChunkedLoss(torch.autograd.Function):
         losses = []
         terms_of_chunks = []
         sides = ((hidden, head), teacher, reference)
-        logits = [None, None, None]
         T = len(hidden)
         # Chunks of about one length: torch.compile would make a function anew for a last one of 1
         C = math.ceil(T / math.ceil(T / config.chunk_tokens))
+        buffers = [None if s is None or s[0].is_cuda else torch.empty(C, len(s[1])) for s in sides]
         for start in range(0, T, C):
             rows = slice(start, start + C)
-            logits = [logits_of(side, rows, last) for side, last in zip(sides, logits)]
+            logits = [logits_of(side, rows, buffer) for side, buffer in zip(sides, buffers)]
             t_chunk = Tokens(*(None if x is None else x[rows] for x in t))
             logits_grad, (loss, terms) = loss_and_gradient(*logits, t_chunk)
+            del logits
             if needs_gradient:
                 hidden_grad[rows] = matmul_float32(logits_grad, head)
                 add_matmul_float32(head_grad, logits_grad.T, hidden[rows])
@@ -644,9 +656,9 @@ def chunked_loss(student, teacher, reference, t: Tokens, method, config):
     """Return token_loss over T tokens, a scalar, and TokenTerms, each [T], detached.
 
     student, teacher and reference are (hidden states [T,H], head [V,H]); the last two may be None.
-    A token's logits take .6 MB for Qwen3-8B, and the plain way holds six such for all T. Here, at
-    the peak, there are for C tokens the logits of all three and the gradient in the student's; and
-    the gradient of the head, [V,H] float32, twice. It comes from the student's side alone.
+    A token's logits take .6 MB for Qwen3-8B. In memory at the peak: for C tokens the logits of all
+    three and the gradient in the student's; of the head's gradient, [V,H] float32, the sum and a
+    chunk's share; and what is there before, above all the hidden states and the activations.
     """
     sides = (*student, teacher, reference)
     return ChunkedLoss.apply(*sides, t, method, config, torch.is_grad_enabled())
@@ -732,7 +744,8 @@ def cut_at_window(rollout, window):
     """Return the rollout without the tokens from tau + window on (Eq. 11), if it has a peer.
 
     Most credit lies before, and under causal attention no token needs what comes after it. Its
-    tokens keep their weight in the loss; in the logged means they stand for the whole.
+    tokens keep their weight in the loss; in the logged means they stand for the whole. logp is not
+    cut: check() refuses a window for the methods that need it.
     """
     if window == 0 or rollout.peer is None:
         return rollout
@@ -743,9 +756,9 @@ def cut_at_window(rollout, window):
 
 
 @torch.no_grad()
-def set_credit(models, rollouts, config):
+def set_logp_and_credit(models, rollouts, config):
     """Set logp, log pi(o_t), of each rollout and, if there is a teacher, its credit A_t (Eq. 2).
-    Both are [T] float32 on the CPU."""
+    Both are [T] float32 on the CPU. Each rank reads all of them."""
     for batch in progress(micro_batches(rollouts, config.micro_batch_tokens), "credit"):
         t = tokens_of(batch, 0, models.student.device)
         sides = read_responses(models, batch)
@@ -850,7 +863,7 @@ def generate(model, prompts, stops, config):
 # of the micro-batches, and FSDP shards the weights.
 RANK = int(os.environ.get("RANK", "0"))
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))
-NOW = {"phase": "loading"}  # for the message of an out-of-memory error
+NOW = {"phase": ""}  # for the message of an out-of-memory error
 
 
 def progress(iterable, phase, total=None):
@@ -923,7 +936,7 @@ def reshard(model):
 
 
 def shard(model):
-    """Hand a model to FSDP, with its shards on the host if they take over a quarter of a GPU.
+    """Hand a model to FSDP; to the host, where training it would take over a quarter of a GPU.
 
     The student's shards are float32 masters, gathered in the model's dtype at first use and kept
     until the optimizer's step; its gradients are summed in float32. Frozen models are gathered
@@ -1008,6 +1021,7 @@ def load_lm(path, device, trained: bool):
 def load_models(config):
     """Return (tokenizer, Models) of a folder or hub name. InputError, one line, for whatever is
     wrong with its weights, its tokenizer or its chat template."""
+    NOW["phase"] = "loading"
     device = join_ranks()
     path = config.model
     has_teacher = METHODS[config.method].context is not None
@@ -1440,15 +1454,23 @@ def load_data(config):
 
 
 def check_lengths(model, tokenizer, problems, config):
-    """Raise InputError if question, peer and response may take more positions than there are."""
-    longest = sorted(problems, key=lambda p: len(p.question))[-32:]
-    texts = [user_message(p, [("answer", p.answer or ""), ("peer", "")]) for p in longest]
-    tokens = max(len(prompt_ids(tokenizer, text, config.thinking)) for text in texts)
-    tokens += min(config.max_peer_tokens, config.max_new_tokens) + config.max_new_tokens
+    """Raise InputError if the teacher's prompt and a response may take more positions than there
+    are: under the context of the method or, as in evaluations, under HSD's."""
+    tokens = 0
+    for context in {METHODS[config.method].context or answer_and_peer, answer_and_peer}:
+        rollouts = [Rollout(problem, [], []) for problem in problems]
+        for r in rollouts:
+            r.peers = [Rollout(r.problem, [], [])] * (config.group_size - 1)  # of no text yet
+        longest = sorted(rollouts, key=lambda r: len(user_message(r.problem, context(r))))[-32:]
+        for r in longest:
+            condition_teacher(r, context, tokenizer, config)
+            peers = sum(kind == "peer" for kind, _ in r.context)
+            peer_tokens = peers * min(config.max_peer_tokens, config.max_new_tokens)
+            tokens = max(tokens, len(r.teacher_prompt) + peer_tokens + config.max_new_tokens)
     shape = vars(model.lm.config.get_text_config())
     positions = shape.get("max_position_embeddings", math.inf)  # recurrent models have none
     if tokens > positions:
-        reason = f"question, peer and response may take {tokens} tokens of {positions} positions"
+        reason = f"the teacher's prompt and a response may take {tokens} of {positions} positions"
         raise InputError(f"{reason}: lower --max_new_tokens or --max_peer_tokens")
 
 
@@ -1467,8 +1489,9 @@ def questions_of_step(problems, step, config):
 
 # ---- Evaluation and metrics ----------------------------------------------------------------------
 def evaluate(models, tokenizer, problems, config, step):
-    """Return a row to log, and at most 128 failed rollouts with their credit. The self-teacher is
-    the student with answer and peer in its prompt, for all methods: so they are measured alike."""
+    """Return a row to log, and at most 128 failed rollouts with their credit. Contexts are HSD's,
+    for all methods. teacher_pass@1 is of the student, so shown; the credit is of the run's teacher,
+    or of the student where there is none."""
     n = config.eval_samples
     seed = f"{config.seed} eval"
     rng = random.Random(config.seed)
@@ -1492,7 +1515,7 @@ def evaluate(models, tokenizer, problems, config, step):
     verify_rollouts(hinted)
     row["eval/teacher_pass@1"] = mean(r.reward for r in hinted)
     failed = [r for r in rollouts if r.peer and not r.reward][:128]
-    set_credit(Models(student, teacher or student, None), failed, config)
+    set_logp_and_credit(Models(student, teacher or student, None), failed, config)
     row["eval/credit_share@8"] = credit_share(failed, 8)
     return row, failed
 
@@ -1551,7 +1574,7 @@ def credit_rows(models, tokenizer, failed, config):
     alone = [replace(r) for r in failed]
     for r in alone:
         condition_teacher(r, answer_alone, tokenizer, config)
-    set_credit(models, alone, config)
+    set_logp_and_credit(models, alone, config)
 
     def words(ids):
         return [tokenizer.decode([token], skip_special_tokens=True) for token in ids]
@@ -1846,7 +1869,6 @@ def main(argv=None):
         signal.signal(number, stop)
     try:
         config = settings(argv)
-        check(config)
         train(config)
     except (InputError, OSError) as error:
         sys.exit(f"hsd.py: {error}")

@@ -270,12 +270,12 @@ def test_the_papers_values_are_the_defaults_and_the_labs_hold_without_a_model():
 
 def test_credit_is_teacher_minus_student_at_the_tokens_of_the_rollout():
     models, rollouts = [random_model(0), random_model(1)], some_rollouts()
-    hsd.set_credit(Models(*models, None), rollouts, lab(micro_batch_tokens=60))
+    hsd.set_logp_and_credit(Models(*models, None), rollouts, lab(micro_batch_tokens=60))
     for r in rollouts:
         at, prompts = torch.tensor(r.response)[:, None], (r.prompt, r.teacher_prompt)
         s, t = (dense(m, p, r.response).gather(-1, at)[:, 0] for m, p in zip(models, prompts))
         assert torch.allclose(r.logp, s, atol=1e-4) and torch.allclose(r.credit, t - s, atol=1e-4)
-    hsd.set_credit(Models(models[0], None, None), rollouts := some_rollouts(), lab())
+    hsd.set_logp_and_credit(Models(models[0], None, None), rollouts := some_rollouts(), lab())
     assert all(r.credit is None and len(r.logp) == len(r.response) for r in rollouts)
 
 
@@ -301,7 +301,7 @@ def dense_loss(method, rollouts, models, config, step):
             log_ratio = log_ratio.mean().expand(len(logp))
         if method == "rlsd":
             share = 0.5 * (1 - step / 50)
-            evidence = (A.sign() * (t_logp - logp)).exp().clamp(0.8, 1.2).detach()
+            evidence = (A.sign() * (t_logp - logp) * bool(r.context)).exp().clamp(0.8, 1.2).detach()
             A = A * (1 - share + share * evidence)
         ratio = log_ratio.exp()
         objective = torch.min(ratio * A, ratio.clamp(1 - low, 1 + high) * A)
@@ -879,13 +879,21 @@ def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
 
 
 def test_texts_longer_than_the_models_positions_are_refused_with_the_numbers(tiny):
-    config, problems = lab(max_new_tokens=100, max_peer_tokens=60), hsd.load_problems(EVAL)[:9]
-    hsd.check_lengths(tiny[1], tiny[0], problems, config)
-    long = Problem("1" * (positions := tiny[1].lm.config.max_position_embeddings), "2")
-    hints = [("answer", "2"), ("peer", "")]
-    tokens = len(hsd.prompt_ids(tiny[0], hsd.user_message(long, hints))) + 60 + 100
-    with pytest.raises(hsd.InputError, match=f"take {tokens} tokens of {positions} positions"):
-        hsd.check_lengths(tiny[1], tiny[0], [*problems, long], config)
+    """A long question, answer or solution; evaluations show a peer, whatever the method does."""
+    positions = tiny[1].lm.config.max_position_embeddings
+    problems, digits = hsd.load_problems(EVAL)[:40], "1" * positions
+    values = {"max_new_tokens": 100, "max_peer_tokens": 60}
+    many = {"max_new_tokens": 100, "max_peer_tokens": positions}
+    for method, long, values, hints in (
+        ("grpo", Problem(digits, "2"), values, [("answer", "2"), ("peer", "9" * 60)]),
+        ("opsd", Problem("1", digits), many, [("answer", digits), ("peer", "9" * 100)]),
+        ("sdft", Problem("1", "2", digits), many, [("solution", digits)]),
+    ):
+        config = lab(method=method, **values)
+        hsd.check_lengths(tiny[1], tiny[0], problems, config)
+        tokens = len(hsd.prompt_ids(tiny[0], hsd.user_message(long, hints))) + 100
+        with pytest.raises(hsd.InputError, match=f"take {tokens} of {positions} positions"):
+            hsd.check_lengths(tiny[1], tiny[0], [*problems, long], config)
 
 
 # ---- Evaluation and metrics ----------------------------------------------------------------------

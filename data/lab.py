@@ -79,7 +79,7 @@ def credits(models, tokenizer, rollouts, context, config):
     read = [copy.copy(r) for r in rollouts]
     for r in read:
         hsd.condition_teacher(r, context, tokenizer, config)
-    hsd.set_credit(hsd.Models(models.student, models.student, None), read, config)
+    hsd.set_logp_and_credit(hsd.Models(models.student, models.student, None), read, config)
     return read
 
 

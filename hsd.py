@@ -135,9 +135,8 @@ class Rollout:
 
 
 def sample_groups(model, tokenizer, problems, size, config, seed, phase="rollouts", prompts=None):
-    """Return a group of `size` rollouts o_i for each problem, not yet verified. They are drawn at
-    `temperature` and `top_p`; all log-probs elsewhere are of the whole softmax, at temperature 1.
-    All draws follow from the string `seed`. If `prompts` is None, they are the student's."""
+    """Return a group of `size` rollouts o_i for each problem, not yet verified. All draws follow
+    from the string `seed`. If `prompts` is None, they are the student's."""
     if prompts is None:
         prompts = [prompt_ids(tokenizer, user_message(p), config.thinking) for p in problems]
     copies = [prompt for prompt in prompts for _ in range(size)]
@@ -370,22 +369,25 @@ class TokenTerms(NamedTuple):
     entropy: torch.Tensor  # of the student
 
 
-def token_loss(student_logits, teacher_logits, reference_logits, t: Tokens, method, beta):
+def token_loss(student_logits, teacher_logits, reference_logits, t: Tokens, method, config):
     """Return the loss of C tokens, summed, and TokenTerms: Eq. 10 and 13, and Table 1. Logits are
     [C,V] float32, or None for no teacher and no pi_0. Autograd differentiates this function in
     student_logits, chunk by chunk (Part II), so that it can simply be edited."""
     kl_teacher = kl_reference = policy = teacher_logp = torch.zeros_like(t.loss_weight)
-    student_logp = log_prob(student_logits, t.ids)
+    # A policy loss is of the pi that sampled, at the rollouts' temperature. KLs are of the model
+    # itself, at temperature 1: that is what learns.
+    temperature = config.temperature if method.policy_weight else 1.0
+    student_logp = log_prob(student_logits / temperature, t.ids)
     if teacher_logits is not None:
         kl_teacher = distillation_loss(teacher_logits, student_logits)
-        teacher_logp = log_prob(teacher_logits, t.ids)
+        teacher_logp = log_prob(teacher_logits / temperature, t.ids)
     if reference_logits is not None:
         kl_reference = kl(student_logits, reference_logits)
     if method.policy_weight:
         policy = policy_loss(student_logp, teacher_logp, t, method)
     loss = (
         method.distill_weight * t.has_context * kl_teacher
-        + beta * kl_reference
+        + config.beta * kl_reference
         + method.policy_weight * policy
     )
     student_entropy = entropy(student_logits)
@@ -454,7 +456,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
     rollouts = [r for group in groups for r in group]
     verify_rollouts(rollouts)
     if config.off_policy or config.peer_rule in ("low_perplexity", "high_perplexity"):
-        set_logp_and_credit(Models(models.student, None, None), rollouts, config)  # logp alone
+        set_logp_and_credit(Models(models.student, None, None), rollouts, config, method)  # logp
     for group in groups:
         choose_peers(group, config.peer_rule, rng)
         set_advantages(group, method, config)
@@ -588,10 +590,11 @@ def add_matmul_float32(total, a, b):
 
 
 @functools.cache
-def differentiated_loss(method, beta, compile: bool):
+def differentiated_loss(method, beta, temperature, compile: bool):
     """Return a function that returns (gradient in student_logits, (loss, TokenTerms)): token_loss,
     differentiated, and compiled unless this machine has no compiler."""
-    loss = functools.partial(token_loss, method=method, beta=beta)
+    config = Config(beta=beta, temperature=temperature)
+    loss = functools.partial(token_loss, method=method, config=config)
     function = torch.func.grad_and_value(loss, has_aux=True)
     if not compile:
         return function
@@ -620,7 +623,8 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, head, teacher, reference, t, method, config, needs_gradient):
-        loss_and_gradient = differentiated_loss(method, config.beta, config.compile)
+        settings = (config.beta, config.temperature, config.compile)
+        loss_and_gradient = differentiated_loss(method, *settings)
         hidden_grad = torch.empty_like(hidden)
         head_grad = torch.zeros_like(head, dtype=torch.float32) if needs_gradient else None
         losses = []
@@ -756,13 +760,14 @@ def cut_at_window(rollout, window):
 
 
 @torch.no_grad()
-def set_logp_and_credit(models, rollouts, config):
+def set_logp_and_credit(models, rollouts, config, method=METHODS["hsd"]):
     """Set logp, log pi(o_t), of each rollout and, if there is a teacher, its credit A_t (Eq. 2).
-    Both are [T] float32 on the CPU. Each rank reads all of them."""
+    Both are [T] float32 on the CPU; for a policy method at the rollouts' temperature. Each rank
+    reads all of them."""
     for batch in progress(micro_batches(rollouts, config.micro_batch_tokens), "credit"):
         t = tokens_of(batch, 0, models.student.device)
         sides = read_responses(models, batch)
-        _, terms = chunked_loss(*sides, t, METHODS["hsd"], config)
+        _, terms = chunked_loss(*sides, t, method, config)
         lengths = [len(r.response) for r in batch]
         for r, logp in zip(batch, terms.student_logp.cpu().split(lengths)):
             r.logp = logp
@@ -1469,6 +1474,11 @@ def check_lengths(model, tokenizer, problems, config):
             tokens = max(tokens, len(r.teacher_prompt) + peer_tokens + config.max_new_tokens)
     shape = vars(model.lm.config.get_text_config())
     positions = shape.get("max_position_embeddings", math.inf)  # recurrent models have none
+    rope = shape.get("rope_parameters") or {}
+    for part in (rope, *rope.values()):  # one of all layers, or one of each kind of layer
+        if isinstance(part, dict) and part.get("rope_type") == "longrope":
+            # Beyond these a text's positions depend on the longest text of its batch
+            positions = min(positions, part["original_max_position_embeddings"])
     if tokens > positions:
         reason = f"the teacher's prompt and a response may take {tokens} of {positions} positions"
         raise InputError(f"{reason}: lower --max_new_tokens or --max_peer_tokens")
@@ -1821,6 +1831,8 @@ def check(config):
             right = right and (0 < value <= most or value == 0 and f.name in MAY_BE_0)
         if not right:
             raise InputError(f"--{f.name} {value}: out of range")
+    if config.steps and not config.temperature:
+        raise InputError("--temperature 0: all rollouts of a group would be one and the same")
     if config.window and METHODS[config.method].policy_weight:
         raise InputError(f"--window: the policy gradient of {config.method} is of whole rollouts")
 

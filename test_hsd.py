@@ -23,6 +23,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -290,7 +291,9 @@ def dense_loss(method, rollouts, models, config, step):
         pairs = zip(models, (r.prompt, r.teacher_prompt, r.prompt))
         s, t, p0 = (dense(model, prompt, r.response) for model, prompt in pairs)
         at = torch.tensor(r.response)[:, None]
-        logp, t_logp = s.gather(-1, at)[:, 0], t.gather(-1, at)[:, 0]
+        logp, t_logp = (
+            (x / config.temperature).log_softmax(-1).gather(-1, at)[:, 0] for x in (s, t)
+        )
         kl = (t.exp() * (t - s)).sum(-1) * bool(r.context)
         kl_reference = (s.exp() * (s - p0)).sum(-1)
         entropy = -(s.exp() * s).sum(-1)
@@ -319,11 +322,13 @@ def test_loss_and_gradient_of_each_method_are_those_of_its_formula(method):
     rollouts, noise = some_rollouts(9), torch.Generator().manual_seed(0)
     for i, r in enumerate(rollouts):
         at = torch.tensor(r.response)[:, None]
-        logp = dense(exact[0], r.prompt, r.response).gather(-1, at)[:, 0].detach()
+        logits = dense(exact[0], r.prompt, r.response) / 0.6
+        logp = logits.log_softmax(-1).gather(-1, at)[:, 0].detach()
         gap = 1e-3 if method == "gspo" else 0.4
         r.logp = (logp + gap * torch.randn(len(logp), generator=noise)).float()
         r.advantage, r.context = (-1) ** i * (0.5 + i / 9), CONTEXT if i != 2 else []
     sizes = {"beta": 0.1, "chunk_tokens": 7, "max_new_tokens": 30, "updates_per_batch": 2}
+    sizes["temperature"] = 0.6  # of the policy loss; KLs and entropy are those at 1
     config, taught = lab(method=method, **sizes), hsd.METHODS[method].context
     want, kls = dense_loss(method, rollouts, exact, config, 10)
     want.backward()
@@ -562,7 +567,7 @@ def test_without_a_compiler_a_line_says_so_and_the_plain_function_runs(monkeypat
         raise RuntimeError("no g++ here\nand more")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    function = hsd.differentiated_loss.__wrapped__(hsd.METHODS["hsd"], 0.0, True)
+    function = hsd.differentiated_loss.__wrapped__(hsd.METHODS["hsd"], 0.0, 1.0, True)
     ones = torch.ones(3)
     t = hsd.Tokens(ones.long(), ones, ones, ones, ones, None, ones)
     assert function(torch.zeros(3, 4), torch.zeros(3, 4), None, t)[1][0] == 0
@@ -880,20 +885,24 @@ def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
 
 def test_texts_longer_than_the_models_positions_are_refused_with_the_numbers(tiny):
     """A long question, answer or solution; evaluations show a peer, whatever the method does."""
-    positions = tiny[1].lm.config.max_position_embeddings
+    shape = copy.deepcopy(tiny[1].lm.config)
+    model = SimpleNamespace(lm=SimpleNamespace(config=shape))
+    positions = shape.max_position_embeddings
     problems, digits = hsd.load_problems(EVAL)[:40], "1" * positions
-    values = {"max_new_tokens": 100, "max_peer_tokens": 60}
-    many = {"max_new_tokens": 100, "max_peer_tokens": positions}
-    for method, long, values, hints in (
-        ("grpo", Problem(digits, "2"), values, [("answer", "2"), ("peer", "9" * 60)]),
-        ("opsd", Problem("1", digits), many, [("answer", digits), ("peer", "9" * 100)]),
-        ("sdft", Problem("1", "2", digits), many, [("solution", digits)]),
+    for method, long, seen, hints in (
+        ("grpo", Problem(digits, "2"), 60, [("answer", "2"), ("peer", "9" * 60)]),
+        ("opsd", Problem("1", digits), positions, [("answer", digits), ("peer", "9" * 100)]),
+        ("sdft", Problem("1", "2", digits), positions, [("solution", digits)]),
     ):
-        config = lab(method=method, **values)
-        hsd.check_lengths(tiny[1], tiny[0], problems, config)
+        config = lab(method=method, max_new_tokens=100, max_peer_tokens=seen)
+        hsd.check_lengths(model, tiny[0], problems, config)
         tokens = len(hsd.prompt_ids(tiny[0], hsd.user_message(long, hints))) + 100
         with pytest.raises(hsd.InputError, match=f"take {tokens} of {positions} positions"):
-            hsd.check_lengths(tiny[1], tiny[0], [*problems, long], config)
+            hsd.check_lengths(model, tiny[0], [*problems, long], config)
+    longrope = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    for shape.rope_parameters in (longrope, {"full_attention": longrope}):
+        with pytest.raises(hsd.InputError, match="of 64 positions"):
+            hsd.check_lengths(model, tiny[0], problems, config)
 
 
 # ---- Evaluation and metrics ----------------------------------------------------------------------
@@ -1474,7 +1483,7 @@ WRONG = """--learning_rate -1e-4|--learning_rate=-1e-4|--learning_rate nan|--top
 --step 3|--model no/such/folder|--model ./nowhere|--model /no/where|--train_data missing.jsonl
 --eval_data missing.jsonl|--resume --out missing|hsd --seed 1
 --ema_decay 2|--window 8 --method grpo|--window -1
---window 8 --method grpo+opsd"""
+--window 8 --method grpo+opsd|--temperature 0"""
 
 
 @pytest.mark.parametrize("flags", re.split(r"[|\n]", WRONG))

@@ -13,7 +13,7 @@ tells each token its own. A step of HSD, see train_step():
     token_loss          the model without them, the STUDENT, learns on its own rollout:
                         KL(teacher || student) over the full vocabulary at every token
 
-Where a rollout follows its peer the two agree; where it leaves the successful path, they part.
+Where a rollout follows its peer, teacher and student agree; where it leaves that path, they part.
 What is not here: a critic, a reward model, a second engine for the rollouts, LoRA, DeepSpeed,
 configuration files.
 
@@ -124,9 +124,9 @@ class Rollout:
     teacher_prompt: list[int] = field(default_factory=list)
     advantage: float = 0.0  # A_i of the policy-gradient methods (Eq. 1)
     loss_weight: float = 0.0  # of each of its tokens, in the loss: see set_weights()
-    mean_weight: float = 0.0  # likewise, in the means that are logged
-    logp: torch.Tensor | None = None  # log pi(o_t), [T]; only where pi_old or a peer rule needs it
-    credit: torch.Tensor | None = None  # A_t (Eq. 2), [T]; only in evaluations
+    mean_weight: float = 0.0  # 1/(N |o_i|) whatever the method, in the means that are logged
+    logp: torch.Tensor | None = None  # log pi(o_t), [T]: where set_logp() was needed
+    credit: torch.Tensor | None = None  # A_t (Eq. 2), [T]: in evaluations, by set_credit()
 
     @property
     def peer(self):
@@ -161,10 +161,10 @@ def verify(problem, text):
 
 def verify_rollouts(rollouts):
     """Set the reward R_i of each rollout. One that was cut scores 0, whatever stands in it. So does
-    one whose verification failed; it is trained as a failure, and counted in the metrics: without
-    it, its group's mean and the batch's size would depend on the machine."""
+    one whose verification failed, which is counted in the metrics. Both are trained as failures: if
+    they were left out, a group's mean and the batch's size would depend on the machine."""
     mine = rollouts[RANK::RANKS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the threads wait for other processes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # for programs, which other processes run
         verdicts = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
         verdicts = all_gather_list(list(progress(verdicts, "verification", len(mine))))
     for rollout, verdict in zip(rollouts, verdicts):
@@ -191,9 +191,9 @@ PEER_RULES = {  # a peer with the smallest key is taken; among several, one is d
 
 
 def choose_peers(group, rule, rng):
-    """Set each rollout's peers, S_i = { j != i : R_j = 1 } (Eq. 8): shuffled, so that they differ
-    (one and the same for all would pull all onto one path), then sorted by the rule. The first is
-    o_i+. A lone success has no peer, and is the peer of all others.
+    """Set each rollout's peers, S_i = { j != i : R_j = 1 } (Eq. 8): shuffled, or all would be
+    pulled onto the path of one and the same peer, then sorted by the rule. The first is o_i+. A
+    lone success has no peer, and is the peer of all others.
 
     Without a peer the teacher sees a* alone; without a* too, as in code, there is no distillation
     loss. Such a rollout still counts in N (Eq. 13).
@@ -238,8 +238,7 @@ def condition_teacher(rollout, context: Callable, tokenizer, config):
 @dataclass(frozen=True)
 class Method:
     """One row of Table 1. With one update per batch, the default, pi_old is pi: the ratio r is 1,
-    with its gradient, and nothing is clipped. gspo is then grpo; dr_grpo still does not divide by
-    std and length; dapo has its mean, filter and penalty, rlsd its factor. beta is for all."""
+    with its gradient, and nothing is clipped; gspo is then grpo. beta is for all rows."""
 
     context: Callable | None = None  # rollout -> (kind, text) pairs; None: there is no teacher
     distill_weight: float = 0.0  # of KL(teacher || student)
@@ -327,15 +326,15 @@ class Config:
 
     @property
     def off_policy(self):
-        """Whether pi_old, which sampled, is not the pi that a policy loss trains."""
+        """Whether a policy loss trains other weights than pi_old, those that sampled."""
         return METHODS[self.method].policy_weight > 0 and self.updates_per_batch > 1
 
 
 # ---- Weights and loss (Eq. 2, 10, 13) ------------------------------------------------------------
 def set_weights(rollouts, mean_over: str, config):
     """Set what a token weighs. Every token of the N rollouts is trained, of right and wrong ones
-    alike, with 1/(N |o_i|): a mean over tokens, then rollouts. It is set before micro-batches are
-    cut, so that their losses add up to one sum, however that is done."""
+    alike, with 1/(N |o_i|): a mean over tokens, then rollouts. (With --window, those up to it.) It
+    is set before micro-batches are cut, so that their losses add up to one sum in any case."""
     N = len(rollouts)
     tokens = sum(len(r.response) for r in rollouts)
     for r in rollouts:
@@ -348,7 +347,7 @@ def set_weights(rollouts, mean_over: str, config):
 
 
 class Tokens(NamedTuple):
-    """What the loss needs to know of T response tokens beside their logits; each [T]."""
+    """What the loss needs to know of tokens beside their logits; each [T], or [C] in a chunk."""
 
     ids: torch.Tensor  # o_t, int64; all others are float32
     loss_weight: torch.Tensor
@@ -412,11 +411,12 @@ def kl(p_logits, q_logits):
 def read_responses(models, rollouts):
     """Return (hidden states [T,H], head [V,H]) of student, teacher and pi_0, or None for one that
     is not there. Their product is the logits of all T response tokens. The teacher reads
-    [q; c_i; o_i], student and pi_0 read [q; o_i]."""
+    [q; c_i; o_i], student and pi_0 read [q; o_i]: see LanguageModel."""
     prompts = [r.prompt for r in rollouts]
     responses = [r.response for r in rollouts]
     teacher = reference = None
-    with torch.no_grad():  # here, and here alone, the teacher's gradient is stopped
+    with torch.no_grad():  # no gradient reaches the teacher: it is read without, and
+        # the loss is differentiated in the student's logits alone
         if models.teacher is not None:
             teacher = models.teacher([r.teacher_prompt for r in rollouts], responses)
         if models.reference is not None:
@@ -456,7 +456,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
     rollouts = [r for group in groups for r in group]
     verify_rollouts(rollouts)
     if config.off_policy or config.peer_rule in ("low_perplexity", "high_perplexity"):
-        set_logp_and_credit(Models(models.student, None, None), rollouts, config, method)  # logp
+        set_logp(models.student, rollouts, method, config)
     for group in groups:
         choose_peers(group, config.peer_rule, rng)
         set_advantages(group, method, config)
@@ -473,7 +473,7 @@ def train_step(models, optimizer, tokenizer, problems, step, config):
     for i in range(updates):
         share = rollouts[i::updates]
         set_weights(share, method.mean_over, config)
-        share = [cut_at_window(r, config.window) for r in share]  # what is left keeps its weight
+        share = [cut_at_window(r, config.window) for r in share]  # it keeps its loss_weight
         batches = batches_of_this_rank(micro_batches(share, config.micro_batch_tokens))
         for j, batch in enumerate(progress(batches, "update")):
             sync_gradients(models.student, last=j == len(batches) - 1)
@@ -549,8 +549,9 @@ def with_old_logp(t: Tokens, rollouts, student, method, config):
     """Return t with log pi_old(o_t), read before the first update."""
     old_logp = torch.cat([r.logp for r in rollouts]).to(t.ids.device)
     if method.ratio == "sequence":
-        # GSPO's Eq. 7 and 14: log r_t = mean + log pi(o_t) - sg[log pi(o_t)], where mean is that of
-        # log pi - log pi_old over the response. So every token has its ratio, and its own gradient.
+        # GSPO's Eq. 7 and 14: the tokens of a response share one ratio, exp(mean), of the mean of
+        # log pi - log pi_old over them. The loss takes exp(log pi - old_logp); if old_logp is
+        # log pi - mean, held constant, that is exp(mean), and its gradient that of log pi times it.
         with torch.no_grad():
             _, terms = chunked_loss(student, None, None, t, method, config)
         log_ratios = (terms.student_logp - old_logp).split([len(r.response) for r in rollouts])
@@ -661,8 +662,8 @@ def chunked_loss(student, teacher, reference, t: Tokens, method, config):
 
     student, teacher and reference are (hidden states [T,H], head [V,H]); the last two may be None.
     A token's logits take .6 MB for Qwen3-8B. In memory at the peak: for C tokens the logits of all
-    three and the gradient in the student's; of the head's gradient, [V,H] float32, the sum and a
-    chunk's share; and what is there before, above all the hidden states and the activations.
+    three and the gradient in the student's; the head's gradient, [V,H] float32, and a chunk's share
+    of it; and what is there before, above all the hidden states and the activations.
     """
     sides = (*student, teacher, reference)
     return ChunkedLoss.apply(*sides, t, method, config, torch.is_grad_enabled())
@@ -760,20 +761,25 @@ def cut_at_window(rollout, window):
 
 
 @torch.no_grad()
-def set_logp_and_credit(models, rollouts, config, method=METHODS["hsd"]):
-    """Set logp, log pi(o_t), of each rollout and, if there is a teacher, its credit A_t (Eq. 2).
-    Both are [T] float32 on the CPU; for a policy method at the rollouts' temperature. Each rank
-    reads all of them."""
+def read_terms(models, rollouts, method, config):
+    """Yield (rollout, its TokenTerms, each [T] float32 on the CPU). Every rank reads them all."""
     for batch in progress(micro_batches(rollouts, config.micro_batch_tokens), "credit"):
         t = tokens_of(batch, 0, models.student.device)
-        sides = read_responses(models, batch)
-        _, terms = chunked_loss(*sides, t, method, config)
+        _, terms = chunked_loss(*read_responses(models, batch), t, method, config)
         lengths = [len(r.response) for r in batch]
-        for r, logp in zip(batch, terms.student_logp.cpu().split(lengths)):
-            r.logp = logp
-        if models.teacher is not None:
-            for r, teacher_logp in zip(batch, terms.teacher_logp.cpu().split(lengths)):
-                r.credit = teacher_logp - r.logp
+        yield from zip(batch, map(TokenTerms._make, zip(*(x.cpu().split(lengths) for x in terms))))
+
+
+def set_logp(model, rollouts, method, config):
+    """Set logp, log pi(o_t), of each rollout; for a policy method at the rollouts' temperature."""
+    for r, terms in read_terms(Models(model, None, None), rollouts, method, config):
+        r.logp = terms.student_logp
+
+
+def set_credit(models, rollouts, config):
+    """Set the credit A_t of each rollout, log pi_T(o_t) - log pi_S(o_t) (Eq. 2)."""
+    for r, terms in read_terms(models, rollouts, METHODS["hsd"], config):
+        r.credit = terms.teacher_logp - terms.student_logp
 
 
 # ---- Prompts and sampling ------------------------------------------------------------------------
@@ -941,7 +947,7 @@ def reshard(model):
 
 
 def shard(model):
-    """Hand a model to FSDP; to the host, where training it would take over a quarter of a GPU.
+    """Hand a model to FSDP: on the host if masters, sums and moments take over a quarter of a GPU.
 
     The student's shards are float32 masters, gathered in the model's dtype at first use and kept
     until the optimizer's step; its gradients are summed in float32. Frozen models are gathered
@@ -1465,7 +1471,7 @@ def check_lengths(model, tokenizer, problems, config):
     for context in {METHODS[config.method].context or answer_and_peer, answer_and_peer}:
         rollouts = [Rollout(problem, [], []) for problem in problems]
         for r in rollouts:
-            r.peers = [Rollout(r.problem, [], [])] * (config.group_size - 1)  # of no text yet
+            r.peers = [Rollout(r.problem, [], [])] * max(config.group_size, config.eval_samples)
         longest = sorted(rollouts, key=lambda r: len(user_message(r.problem, context(r))))[-32:]
         for r in longest:
             condition_teacher(r, context, tokenizer, config)
@@ -1525,7 +1531,7 @@ def evaluate(models, tokenizer, problems, config, step):
     verify_rollouts(hinted)
     row["eval/teacher_pass@1"] = mean(r.reward for r in hinted)
     failed = [r for r in rollouts if r.peer and not r.reward][:128]
-    set_logp_and_credit(Models(student, teacher or student, None), failed, config)
+    set_credit(Models(student, teacher or student, None), failed, config)
     row["eval/credit_share@8"] = credit_share(failed, 8)
     return row, failed
 
@@ -1584,7 +1590,7 @@ def credit_rows(models, tokenizer, failed, config):
     alone = [replace(r) for r in failed]
     for r in alone:
         condition_teacher(r, answer_alone, tokenizer, config)
-    set_logp_and_credit(models, alone, config)
+    set_credit(models, alone, config)
 
     def words(ids):
         return [tokenizer.decode([token], skip_special_tokens=True) for token in ids]

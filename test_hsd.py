@@ -271,13 +271,16 @@ def test_the_papers_values_are_the_defaults_and_the_labs_hold_without_a_model():
 
 def test_credit_is_teacher_minus_student_at_the_tokens_of_the_rollout():
     models, rollouts = [random_model(0), random_model(1)], some_rollouts()
-    hsd.set_logp_and_credit(Models(*models, None), rollouts, lab(micro_batch_tokens=60))
-    for r in rollouts:
-        at, prompts = torch.tensor(r.response)[:, None], (r.prompt, r.teacher_prompt)
-        s, t = (dense(m, p, r.response).gather(-1, at)[:, 0] for m, p in zip(models, prompts))
-        assert torch.allclose(r.logp, s, atol=1e-4) and torch.allclose(r.credit, t - s, atol=1e-4)
-    hsd.set_logp_and_credit(Models(models[0], None, None), rollouts := some_rollouts(), lab())
-    assert all(r.credit is None and len(r.logp) == len(r.response) for r in rollouts)
+    config = lab(micro_batch_tokens=60, temperature=0.6)
+    hsd.set_credit(Models(*models, None), rollouts, config)
+    for T, method in ((1, "hsd"), (0.6, "grpo")):
+        hsd.set_logp(models[0], rollouts, hsd.METHODS[method], config)
+        for r in rollouts:
+            at, prompts = torch.tensor(r.response)[:, None], (r.prompt, r.teacher_prompt)
+            s, t = (dense(m, p, r.response) for m, p in zip(models, prompts))
+            logp = (s / T).log_softmax(-1).gather(-1, at)[:, 0]
+            assert torch.allclose(r.logp, logp, atol=1e-4)
+            assert torch.allclose(r.credit, (t - s).gather(-1, at)[:, 0], atol=1e-4)
 
 
 def dense_loss(method, rollouts, models, config, step):
@@ -618,6 +621,7 @@ def test_thinking_mode_is_the_same_switch_for_student_and_teacher(tiny):
         assert [text.count("</think>") for text in texts] == [closed] * 2
 
 
+@pytest.mark.skipif(transformers.__version__ < "5.18", reason="it has no sanitize_control_tokens")
 def test_control_tokens_in_a_message_stay_text_and_a_template_writes_one_date(tiny):
     tokenizer = copy.deepcopy(tiny[0])
     end = tokenizer.eos_token_id

@@ -79,7 +79,7 @@ def credits(models, tokenizer, rollouts, context, config):
     read = [copy.copy(r) for r in rollouts]
     for r in read:
         hsd.condition_teacher(r, context, tokenizer, config)
-    hsd.set_logp_and_credit(hsd.Models(models.student, models.student, None), read, config)
+    hsd.set_credit(hsd.Models(models.student, models.student, None), read, config)
     return read
 
 
@@ -192,6 +192,7 @@ def base_rows(models, tokenizer, problems, config, count):
     for n in (4, 8, 16):
         chains = hsd.load_problems(str(HERE / f"questions/eval-{n}.jsonl"))[: count // 2]
         row, failed = hsd.evaluate(models, tokenizer, chains, config, 0)
+        hsd.set_logp(models.student, failed, hsd.METHODS["hsd"], config)
         row["unsure"] = hsd.mean((r.logp < math.log(0.9)).sum() for r in failed)
         rows.append({"n": n, "questions": len(chains), **row})
     groups = hsd.sample_groups(models.student, tokenizer, problems[:count], 80, config, "coverage")

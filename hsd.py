@@ -161,10 +161,10 @@ def verify(problem, text):
 
 def verify_rollouts(rollouts):
     """Set the reward R_i of each rollout. One that was cut scores 0, whatever stands in it. So does
-    one whose verification failed, which is counted in the metrics. Both are trained as failures: if
-    they were left out, a group's mean and the batch's size would depend on the machine."""
+    one whose verification failed, which is counted in the metrics. Both are trained as failures."""
     mine = rollouts[RANK::RANKS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # for programs, which other processes run
+    threads = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # for programs: other processes run them
         verdicts = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
         verdicts = all_gather_list(list(progress(verdicts, "verification", len(mine))))
     for rollout, verdict in zip(rollouts, verdicts):
@@ -355,7 +355,7 @@ class Tokens(NamedTuple):
     has_context: torch.Tensor  # 1, or 0 where c_i is empty
     advantage: torch.Tensor
     old_logp: torch.Tensor | None  # log pi_old(o_t); None: r = 1, with its gradient
-    fade: torch.Tensor  # of RLSD's factor: .5 at step 0, 0 from step 50 on
+    fade: torch.Tensor  # RLSD's share of its factor: .5 at step 0, 0 from step 50 on
 
 
 class TokenTerms(NamedTuple):
@@ -498,7 +498,7 @@ def train(config):
     tokenizer, models = load_models(config)
     check_lengths(models.student, tokenizer, train_problems + eval_problems, config)
     optimizer = adamw(models.student, config) if config.steps else None
-    run.start(tokenizer, models, optimizer)
+    run.start(tokenizer, models, optimizer, train_problems, eval_problems)
     if run.step == 0:
         run.log(*evaluate(models, tokenizer, eval_problems, config, 0))
     for step in range(run.step, config.steps):
@@ -605,6 +605,7 @@ def differentiated_loss(method, beta, temperature, compile: bool):
     except RuntimeError as error:  # no C++ compiler, or no Triton
         print0(f"torch.compile does not work here, running without it: {first_line(error)}")
         return function
+    torch.compiler.config.recompile_limit = 64  # or the fifth method in one process would not be
     return torch.compile(function, dynamic=True)  # the last chunk of a batch is shorter
 
 
@@ -878,9 +879,10 @@ NOW = {"phase": ""}  # for the message of an out-of-memory error
 
 
 def progress(iterable, phase, total=None):
-    """A progress bar over a phase of the run, where there is a terminal."""
+    """A progress bar over a phase of the run; on a pipe a line each half minute."""
     NOW["phase"] = phase
-    yield from tqdm(iterable, phase, total, leave=False, disable=True if RANK else None)
+    often = {"mininterval": 0.1} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
+    yield from tqdm(iterable, phase, total, leave=False, disable=RANK > 0, **often)
 
 
 def print0(text):
@@ -988,18 +990,24 @@ def adamw(model, config):
 
 
 def optimizer_step(model, optimizer, config):
-    """Clip, step, zero_grad. Returns the norm before clipping; if it is not finite, no step."""
+    """Clip, step, zero_grad. Returns the norm before clipping; if it is not finite, no step.
+    InputError if the weights are no longer finite: they are never saved."""
     reshard(model)  # the step changes the shards
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    norm = norm.item()
+    norm = number(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
     if math.isfinite(norm):
         optimizer.step()
     else:
         print0(f"step skipped: the gradient's norm is {norm}")
     optimizer.zero_grad()
+    with torch.no_grad():
+        if not math.isfinite(number(torch.nn.utils.get_total_norm(model.parameters()))):
+            raise InputError("the weights are no longer finite: a lower --learning_rate?")
     return norm
+
+
+def number(x):
+    """Return the number in a tensor, which may be spread over the ranks."""
+    return (x.full_tensor() if isinstance(x, DTensor) else x).item()
 
 
 # ---- Loading the models --------------------------------------------------------------------------
@@ -1042,9 +1050,13 @@ def load_models(config):
         if not prompt_ids(tokenizer, "1+1=?", config.thinking):
             raise ValueError("its tokenizer has no vocabulary")
         student = load_lm(path, device, trained=True)
-        # generate() would fill what we leave open from the model's own: pi alone shall sample
         stops = stop_tokens(student.lm, tokenizer)
+        student.own_generation_config = student.lm.generation_config
+        student.own_generation_config.eos_token_id = stops
+        # generate() would fill what we leave open from the model's own: pi alone shall sample
         student.lm.generation_config = GenerationConfig(eos_token_id=stops)
+        check_ids(student.lm, tokenizer, stops)
+        student.fingerprint = fingerprint(student)
         if config.gradient_checkpointing:
             student.lm.gradient_checkpointing_enable({"use_reentrant": False})
         probe(student, config)
@@ -1061,6 +1073,20 @@ def load_models(config):
     return tokenizer, Models(
         student, teacher if has_teacher else None, initial if config.beta else None
     )
+
+
+def check_ids(lm, tokenizer, stops):
+    """Raise ValueError for a token that has no row among the embeddings or in the head."""
+    rows = min(len(lm.get_input_embeddings().weight), len(lm.get_output_embeddings().weight))
+    for token in [*stops, *tokenizer.get_vocab().values()]:
+        if type(token) is not int or not 0 <= token < rows:
+            raise ValueError(f"its tokenizer has the token {token}, and its embeddings {rows} rows")
+
+
+def fingerprint(model):
+    """Return a number that tells whether weights, in bf16, are the same: the sum of their bits."""
+    bits = (p.detach().bfloat16().view(torch.int16) for p in model.parameters())
+    return sum(x.sum(dtype=torch.int64).item() for x in bits)
 
 
 @torch.no_grad()
@@ -1297,7 +1323,7 @@ def math_equal(candidate: str, answer: str) -> bool:
     """Are two answers one text, or of one value, with no other label and no other unit?"""
     a, b = plain(candidate), plain(answer)
     if a == b:
-        return a != ""
+        return a != "" or candidate == answer != ""  # of a text too long to be read
     label, a, unit = re.fullmatch(PARTS, a).groups("")
     other_label, b, other_unit = re.fullmatch(PARTS, b).groups("")
     if label and other_label and label != other_label:  # x = 5 and y = 5
@@ -1323,21 +1349,30 @@ def read_tests(row):
     imports = row.get("test_imports") or []
     tests = tests if isinstance(tests, list) else [tests]
     imports = imports if isinstance(imports, list) else [imports]
-    setup = "\n".join(map(str, [*imports, row.get("test_setup_code") or ""])).strip()
-    if setup:  # MBPP
-        tests = [{"setup": setup, "test": test} for test in tests]
-    if "test" in row and "entry_point" in row:  # HumanEval
-        tests = [f"{row['test']}\n\ncheck({row['entry_point']})"]
+    name = row.get("entry_point")
     try:
+        setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
+        if setup:  # MBPP
+            tests = [{"setup": setup, "test": test} for test in tests]
+        if name and row.get("test"):  # HumanEval
+            tests = [f"{row['test']}\n\ncheck({name})"]
+            if not name.isidentifier():
+                raise ValueError(f"entry_point {name!r} is no name")
         if cases := row.get("input_output"):
             tests = read_apps(json.loads(cases) if isinstance(cases, str) else cases)
         for test in tests:
-            parts = {"test": test} if isinstance(test, str) else dict(test)
-            if set(parts) == {"input", "output"} and all(type(x) is str for x in parts.values()):
+            if isinstance(test, str):
+                test = {"setup": "", "test": test}
+            if not isinstance(test, dict) or not all(type(x) is str for x in test.values()):
+                raise TypeError("it is neither a text nor an object of texts")
+            if set(test) == {"input", "output"}:
                 continue
-            ast.parse(parts.pop("setup", ""))
-            nodes = ast.walk(ast.parse(parts.pop("test")))
-            if parts or not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes):
+            if set(test) != {"setup", "test"}:
+                raise ValueError(f"its keys are {', '.join(test)}")
+            for text in test.values():
+                compile(text, "test", "exec")  # SyntaxError, for a return outside a function too
+            nodes = ast.walk(ast.parse(test["test"]))
+            if not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes):
                 raise ValueError("it asserts and calls nothing")
     except Exception as error:  # data of any shape
         raise InputError(f"a test cannot be used: {type(error).__name__}: {error}") from error
@@ -1346,7 +1381,11 @@ def read_tests(row):
 
 def read_apps(cases):
     """The tests of APPS: inputs and outputs of a script or, with a fn_name, of a function."""
-    pairs = list(zip(cases["inputs"], cases["outputs"], strict=True))
+    inputs = cases["inputs"]
+    outputs = cases["outputs"]
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise TypeError("inputs and outputs are no lists")
+    pairs = list(zip(inputs, outputs, strict=True))
     if name := cases.get("fn_name"):
         return [CALL.format(json.dumps(pair), name) for pair in pairs]
     pairs = [["\n".join(x) if isinstance(x, list) else x for x in pair] for pair in pairs]
@@ -1411,6 +1450,8 @@ def parse_problem(row):
     if answer in (None, "") and isinstance(solution, str) and "\\boxed" in solution:  # MATH
         answer = extract_answer(solution)
     answer = str(answer).strip() if type(answer) in (int, float, str) else ""
+    if not isinstance(solution, str | None):
+        raise InputError("its solution is no text")
     if not isinstance(question, str) or not question.strip():
         raise InputError("no text under question, problem, prompt or text")
     if not tests and answer in ("", "nan", "inf", "-inf"):
@@ -1523,7 +1564,8 @@ def evaluate(models, tokenizer, problems, config, step):
         choose_peers(group, "uniform", rng)
     for r in rollouts:
         condition_teacher(r, answer_and_peer, tokenizer, config)
-    hinted = [group[0] for group in groups if group[0].peer]
+    with_peer = [[r for r in group if r.peer] for group in groups]
+    hinted = [group[0] for group in with_peer if group]  # of each question one
     asked = [r.problem for r in hinted]
     options = {"phase": "self-teacher", "prompts": [r.teacher_prompt for r in hinted]}
     groups = sample_groups(student, tokenizer, asked, 1, config, f"{seed} teacher", **options)
@@ -1580,7 +1622,23 @@ def collapsing(rows):
     fives = [steps[i : i + 5] for i in range(len(steps) - 4)]
     kls = [mean(row["kl"] for row in five) for five in fives]
     rewards = [mean(row["reward"] for row in five) for five in fives]
-    return bool(fives) and kls[-1] > 3 * min(kls) and rewards[-1] < max(rewards) - 0.05
+    return bool(fives) and kls[-1] > 3 * min(kls) > 0 and rewards[-1] < max(rewards) - 0.05
+
+
+def pieces(tokenizer, ids):
+    """Return a text for each token; together they are the decoded response. A token by itself has
+    no text where a character takes several, and loses its space where spaces are between words."""
+    texts = []
+    start = end = 0  # what is before `end` is in `texts`; it is decoded from `start` on
+    for i in range(1, len(ids) + 1):
+        before = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+        text = tokenizer.decode(ids[start:i], skip_special_tokens=True)
+        if text.endswith("\ufffd") and i < len(ids):  # a part of a character
+            texts.append("")
+        else:
+            texts.append(text[len(before) :])
+            start, end = end, i
+    return texts
 
 
 @torch.no_grad()
@@ -1592,20 +1650,18 @@ def credit_rows(models, tokenizer, failed, config):
         condition_teacher(r, answer_alone, tokenizer, config)
     set_credit(models, alone, config)
 
-    def words(ids):
-        return [tokenizer.decode([token], skip_special_tokens=True) for token in ids]
-
     def top5(model, prompt):
         hidden, head = model([prompt], [[0]])
         p, ids = matmul_float32(hidden, head.T)[0].softmax(-1).topk(5)
-        return list(zip(words(ids.tolist()), p.tolist()))
+        return list(zip(tokenizer.batch_decode(ids[:, None].tolist()), p.tolist()))
 
     rows = []
     for r, other in zip(failed, alone):
         tau = divergence_point(r.response, r.peer.response)
         before = r.response[:tau]
         row = {"question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward}
-        row |= {"tau": tau, "tokens": words(r.response), "peer_tokens": words(r.peer.response)}
+        row |= {"tau": tau, "tokens": pieces(tokenizer, r.response)}
+        row["peer_tokens"] = pieces(tokenizer, r.peer.response)
         row |= {"credit": r.credit.tolist(), "credit_answer_only": other.credit.tolist()}
         row["top5"] = {
             "teacher": top5(models.teacher, r.teacher_prompt + before),
@@ -1617,6 +1673,7 @@ def credit_rows(models, tokenizer, failed, config):
 
 # ---- The folder of a run -------------------------------------------------------------------------
 MAY_DIFFER = ("steps", "save_every", "eval_every", "resume", "overwrite", "out", "lab")
+MAY_DIFFER += ("model", "train_data", "eval_data")  # what they hold may not: Run.start()
 # These change the order of sums or, the first, the draws, and nothing else
 NOT_BIT_EQUAL = ("rollout_tokens", "micro_batch_tokens", "chunk_tokens", "compile")
 
@@ -1629,11 +1686,12 @@ def read_json(path):
         raise InputError(f"cannot read {path}: {first_line(error)}") from None
 
 
-def digests(folder):
-    """Return {name: SHA-256} of the files in a checkpoint, but for its manifest."""
-    paths = {p for p in folder.rglob("*") if p.is_file()} - {folder / "manifest.json"}
-    names = {p: str(p.relative_to(folder)) for p in paths}
-    return {names[p]: hashlib.file_digest(p.open("rb"), "sha256").hexdigest() for p in paths}
+def digest(path):
+    """Return the SHA-256 of a file; None if there is none."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache  # a process may come back to its folder
@@ -1660,13 +1718,16 @@ class Run:
         if RANK == 0 and self.out.exists():
             lock(self.out)
         about = self.out / "config.json"
-        reads = (config.model, config.train_data or "-", config.eval_data or "-")
-        reads = [Path(path).resolve() for path in reads]
+        ours = about.exists() and "peer_rule" in read_json(about)
+        reads = [Path(path) for path in (config.model, config.train_data, config.eval_data) if path]
+        reads = [path.resolve() for path in reads if path.exists()]
         if config.resume and (config.overwrite or not config.steps):
             raise InputError("--resume goes on: neither --overwrite nor --steps 0 goes with it")
         if config.resume:
             self.read_state()
-        elif about.exists() and not config.overwrite and read_json(about).get("steps"):
+        elif self.out.exists() and any(self.out.iterdir()) and not ours:
+            raise InputError(f"{self.out} holds something, but no run: choose another --out")
+        elif ours and not config.overwrite and read_json(about).get("steps"):
             raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
         elif any(self.out.resolve() in (path, *path.parents) for path in reads):
             raise InputError(f"{self.out} holds what this run is to read: choose another --out")
@@ -1675,10 +1736,9 @@ class Run:
         """Read the last checkpoint. InputError if it is not whole, or of other settings."""
         folders = [self.out / "checkpoint", self.out / "checkpoint.old"]
         self.last = next((folder for folder in folders if folder.exists()), folders[0])
-        saved = {"run.json": ""} | read_json(self.last / "manifest.json")
-        found = digests(self.last)
-        for name in sorted(saved | found):
-            if saved.get(name) != found.get(name):
+        saved = read_json(self.last / "manifest.json")
+        for name in ["run.json", *saved]:
+            if saved.get(name) is None or saved[name] != digest(self.last / name):
                 raise InputError(f"cannot resume: {self.last / name} is not what was saved")
         state = read_json(self.last / "run.json")
         for name, old in state["config"].items():
@@ -1689,14 +1749,23 @@ class Run:
                 raise InputError(f"cannot resume: --{name} was {old} and is {new}")
         self.step = state["step"]
         self.rows = state["rows"]
+        self.inputs = state["inputs"]
 
-    def start(self, tokenizer, models, optimizer):
+    def start(self, tokenizer, models, optimizer, train_problems, eval_problems):
         """Take weights, moments and teacher from the checkpoint, and write what the run is."""
         self.tokenizer = tokenizer
         self.models = models
         self.optimizer = optimizer
+        inputs = {"--model": models.student.fingerprint}
+        for flag, problems in (("--train_data", train_problems), ("--eval_data", eval_problems)):
+            inputs[flag] = hashlib.sha256(repr(problems).encode()).hexdigest()
         if self.last:
-            dcp.load(self.tensors(), checkpoint_id=self.last / "tensors")  # in place, each rank its
+            for flag, now in inputs.items():
+                if now != self.inputs[flag]:
+                    raise InputError(f"cannot resume: what {flag} names is not what it was")
+            # Into the very tensors that model, optimizer and teacher hold, each rank its shards
+            dcp.load(self.tensors(), checkpoint_id=self.last / "tensors")
+        self.inputs = inputs
         if RANK == 0:
             lock(self.out)
         if RANK == 0 and self.config.overwrite:
@@ -1730,19 +1799,26 @@ class Run:
         new, last, old = (self.out / f"checkpoint{end}" for end in (".new", "", ".old"))
         student = self.models.student
         state = {"step": step, "rows": self.rows, "config": asdict(self.config)}
+        state["inputs"] = self.inputs
         reshard(student)
         to_rank_0 = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = state_dict.get_model_state_dict(student.lm, options=to_rank_0)
         try:
             if RANK == 0:
                 shutil.rmtree(new, ignore_errors=True)
-                weights = {name: weight.to(student.dtype) for name, weight in weights.items()}
+                tied = student.lm.all_tied_weights_keys  # a tied head is not saved twice
+                weights = {k: v.to(student.dtype) for k, v in weights.items() if k not in tied}
                 student.lm.save_pretrained(new, state_dict=weights)
+                student.own_generation_config.to_json_file(new / "generation_config.json")
                 self.tokenizer.save_pretrained(new)
                 (new / "run.json").write_text(json.dumps(state))
+                for path in new.glob("*.safetensors"):  # they are written for the owner alone
+                    path.chmod((new / "run.json").stat().st_mode)
             dcp.save(self.tensors(), checkpoint_id=new / "tensors")  # all ranks
             if RANK == 0:
-                (new / "manifest.json").write_text(json.dumps(digests(new)))
+                paths = [path for path in new.rglob("*") if path.is_file()]
+                manifest = {str(path.relative_to(new)): digest(path) for path in paths}
+                (new / "manifest.json").write_text(json.dumps(manifest))
                 if last.exists():
                     shutil.rmtree(old, ignore_errors=True)
                     last.rename(old)

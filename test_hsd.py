@@ -28,7 +28,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import hsd
 from hsd import Config, Models, Problem, Rollout
@@ -827,6 +835,7 @@ def test_the_keys_of_public_data_are_read_as_they_come_and_so_are_bom_and_gzip(t
         ({"question": "q", "answer": "1 + 2 = 3\n#### 3"}, "3", "1 + 2 = 3"),
         ({"problem": "q", "solution": boxed}, "\\frac{1}{2}", boxed),
         ({"problem": "q", "answer": 42, "solution": "s"}, "42", "s"),
+        ({"problem": "q", "answer": 42, "test": None, "entry_point": None}, "42", None),
         ({"prompt": "q", "tests": ["assert f()"]}, None, None, ("assert f()",)),
         ({"text": "q", "test_list": ["assert f()"]}, None, None, ("assert f()",)),
         (code, None, None, tests),
@@ -849,6 +858,7 @@ BAD = """{ | Expecting
 {"question": "q\\ud800", "answer": "1"} | surrogate
 {"question": "q", "answer": "\\ud800"} | surrogate
 {"question": "q", "tests": ["\\ud800"]} | surrogate
+{"question": "q", "answer": "1", "solution": ["s"]} | its solution is no text
 {"question": "q", "tests": [7]} | a test cannot be used
 {"question": "q", "tests": [{"input": "x"}]} | a test cannot be used"""
 BAD = [tuple(line.split(" | ")) for line in BAD.splitlines()]
@@ -932,7 +942,7 @@ def test_an_evaluation_of_the_tiny_model_says_what_its_rollouts_say(tiny, monkey
     assert row["step"] == 7 and row["eval/pass@1"] == pytest.approx(sum(rewards) / 96)
     assert row["eval/pass@4"] == pytest.approx(sum(map(any, groups)) / 24)
     assert row["eval/teacher_pass@1"] == pytest.approx(hsd.mean(hinted))
-    assert len(hinted) == sum(map(any, (g[1:] for g in groups)))  # the first has a peer
+    assert len(hinted) == sum(map(any, groups))  # with a success somebody has a peer
     assert row["eval/teacher_pass@1"] > row["eval/pass@1"] + 0.2
     assert row["eval/credit_share@8"] == hsd.credit_share(failed, 8) > 0.4
     assert len(failed) == sum(4 - sum(g) for g in groups if any(g))
@@ -940,6 +950,23 @@ def test_an_evaluation_of_the_tiny_model_says_what_its_rollouts_say(tiny, monkey
     assert (
         step["reward"] == pytest.approx(row["eval/pass@1"]) and step["coverage"] == len(failed) / 96
     )
+
+
+def test_the_pieces_of_a_response_make_up_its_text(tiny):
+    """Of bytes, where a character takes several; and of words, whose spaces are in between."""
+    byte = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(BPE(byte, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    bytes_ = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    text = "a √2 = 数 b"
+    pieces = hsd.pieces(bytes_, ids := bytes_(text).input_ids)
+    assert "".join(pieces) == text and len(pieces) == len(ids) > len(text)
+    assert [x for x in pieces if x] == list(text)
+    tokenizer = Tokenizer(WordLevel({"▁the": 0, "▁sum": 1, "s": 2}, unk_token="s"))
+    tokenizer.decoder = decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert hsd.pieces(words, [0, 1, 2, 0]) == ["the", " sum", "s", " the"]
 
 
 @pytest.mark.parametrize("reward,kl,said", [(0.6, 0.06, [13]), (0.96, 0.06, []), (0.6, 0.02, [])])
@@ -1378,7 +1405,7 @@ DAMAGE = [  # (a part of the folder, what happens to it, what is said or else it
     ("config.json", edited(steps=[3]), "--steps"),
     ("config.json", edited(seed=7), "--seed was 0 and is 7"),
     ("checkpoint", shutil.rmtree, "cannot read"),
-    ("checkpoint/optimizer-1.pt", b"x", "optimizer-1.pt is not what was saved"),
+    ("checkpoint/.DS_Store", b"x", None),
     ("metrics.jsonl", Path.unlink, None),
     ("metrics.jsonl", b"{\xff\n[[[", None),
     ("credit.jsonl", Path.unlink, None),
@@ -1403,10 +1430,25 @@ def test_a_damaged_folder_is_refused_in_one_line_or_resumes_bit_equal(
 
 
 def test_a_flag_that_contradicts_the_run_is_refused_by_name(killed):
-    before, flags = contents(killed), {"learning_rate": 1e-3, "seed": 5, "model": "x", "beta": 0.0}
-    for name, value in {**flags, "method": "opsd", "train_data": EVAL, "teacher": "live"}.items():
+    before, flags = contents(killed), {"learning_rate": 1e-3, "seed": 5, "beta": 0.0}
+    for name, value in {**flags, "method": "opsd", "teacher": "live"}.items():
         assert f"--{name} was " in run("--resume", out=killed, **{name: value})
         assert contents(killed) == before
+
+
+def test_other_problems_or_weights_are_not_resumed_on_but_moved_ones_are(
+    finished, killed, tmp_path
+):
+    model, train = shutil.copytree(TINY, tmp_path / "m"), Path(shutil.copy(TRAIN, tmp_path / "t"))
+    flags = {"out": killed, "model": model, "train_data": train}
+    before = contents(killed)
+    for path, flag in ((train, "train_data"), (model / "model.safetensors", "model")):
+        data = path.read_bytes()
+        path.write_bytes(data[:-20] + bytes(20) if flag == "model" else data.split(b"\n", 1)[1])
+        assert f"cannot resume: what --{flag} names is not" in run("--resume", **flags)
+        assert contents(killed) == before
+        path.write_bytes(data)
+    assert run("--resume", **flags) == 0 and result_of(killed) == finished[1]
 
 
 def test_what_runs_out_of_memory_is_resumed_in_smaller_pieces(killed, capsys):
@@ -1430,6 +1472,44 @@ def test_a_run_that_was_overwritten_can_be_resumed_and_keeps_what_is_not_ours(fi
     assert run("--overwrite", out=killed, **SHORT) == 0 and result_of(killed) == finished[1]
     assert (killed / "thesis.tex").read_text() == "mine"
     assert run("--resume", out=killed) == 0 and result_of(killed) == finished[1]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(killed, tmp_path):
+    (notes := tmp_path / "notes").mkdir()
+    (notes / "metrics.jsonl").write_text("mine")
+    before = contents(tmp_path)
+    for out, steps in itertools.product((notes, killed / "checkpoint", Path(TINY)), (0, 3)):
+        for flags in ([], ["--overwrite"]):
+            line = run(*flags, **{**SHORT, "steps": steps}, out=out)
+            assert "holds" in line and contents(tmp_path) == before
+
+
+def test_weights_that_are_not_finite_are_never_saved(killed, finished, monkeypatch):
+    act = hsd.torch.optim.AdamW.step
+
+    def diverge(self, *arguments, **options):
+        act(self, *arguments, **options)
+        self.param_groups[0]["params"][0].data[0] = math.nan
+
+    monkeypatch.setattr(hsd.torch.optim.AdamW, "step", diverge)
+    before = contents(killed / "checkpoint")
+    assert "no longer finite" in run("--resume", out=killed)
+    assert contents(killed / "checkpoint") == before
+    monkeypatch.undo()
+    assert run("--resume", out=killed) == 0 and result_of(killed) == finished[1]
+
+
+def test_the_checkpoint_is_a_model_like_the_first_readable_and_with_its_own_defaults(finished):
+    last = finished[0] / "checkpoint"
+    assert len({path.stat().st_mode for path in last.iterdir() if path.is_file()}) == 1
+    own, first = (
+        json.loads((Path(x) / "generation_config.json").read_text()) for x in (last, TINY)
+    )
+    ends = first.pop("eos_token_id")
+    assert own.pop("eos_token_id") == (ends if isinstance(ends, list) else [ends])
+    for rows in (own, first):
+        rows.pop("transformers_version", None)
+    assert own == first
 
 
 def test_what_a_run_is_to_read_is_never_deleted(killed, tmp_path):

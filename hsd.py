@@ -43,6 +43,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import zlib
@@ -1240,6 +1241,7 @@ def tree(text: str) -> ast.expr:
 
 MP = mpmath.MPContext()  # our own: nobody else's precision changes
 MP.dps = 80  # 50 of them count; the others are for what cancels
+MP_LOCK = threading.Lock()  # its functions change its precision for a while
 CONSTANTS = {"e": MP.e * 1, "i": MP.mpc(0, 1), "π": MP.pi * 1, "oo": MP.inf}
 FUNCTIONS = {name: getattr(MP, name) for name in NAMES.split("|")} | {
     ast.Add: lambda a, b: a + b,
@@ -1311,8 +1313,9 @@ def equal(a: str, b: str) -> bool:
     agreed = 0
     for point in range(points):
         try:
-            if not same(value(tree(a), point), value(tree(b), point)):
-                return False
+            with MP_LOCK:
+                if not same(value(tree(a), point), value(tree(b), point)):
+                    return False
             agreed += 1
         except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
             continue  # a or b has no value there

@@ -4,6 +4,7 @@ invariant, or a hand-worked example."""
 import contextlib
 import copy
 import fcntl
+import functools
 import gzip
 import importlib.util
 import itertools
@@ -29,6 +30,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from transformers import (
@@ -586,6 +588,18 @@ def test_without_a_compiler_a_line_says_so_and_the_plain_function_runs(monkeypat
     assert capsys.readouterr().out.splitlines()[-1].endswith("without it: no g++ here")
 
 
+def test_all_methods_are_compiled_in_one_process(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    hsd.differentiated_loss.cache_clear()
+    student, teacher, head = (x.float() for x in hidden_states(T=5, V=11))
+    t = hsd.Tokens(*[torch.ones(5)] * 7)._replace(ids=torch.ones(5).long(), old_logp=None)
+    config = lab(compile=True, chunk_tokens=3, beta=0.0)
+    for method in hsd.METHODS.values():
+        hsd.chunked_loss((student, head), (teacher, head), None, t, method, config)
+    hsd.differentiated_loss.cache_clear()
+
+
 def test_the_compiled_loss_equals_the_plain_one(monkeypatch):  # slow: 6 s
     (student, teacher, head), results = (x.float() for x in hidden_states(T=21)), []
     for kernel in (torch.compile, lambda function, **_: function):
@@ -731,10 +745,21 @@ def test_a_hostile_answer_takes_no_time_no_memory_and_is_no_python(tmp_path):
     tracemalloc.stop()
 
 
+def test_answers_are_compared_in_many_threads_without_a_change_of_precision():
+    def right(n):
+        return hsd.math_equal(f"\\sec({n}) + {n}^{{1/3}}", f"1/\\cos({n}) + \\sqrt[3]{{{n}}}")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    assert all(in_parallel(right, range(1, 300))) and hsd.MP.dps == 80
+    sys.setswitchinterval(interval)
+
+
 def test_the_golds_of_our_problems_have_values_and_one_more_is_another():
     golds = {p.answer for p in hsd.load_problems(MATH)}
     assert [gold for gold in golds if not hsd.readable(gold)] == []
     assert not any(hsd.math_equal(f"{gold} + 1", gold) for gold in golds if gold[-1].isdigit())
+    assert hsd.math_equal(text := "one and " * 99, text)  # too long to be read
     assert not hsd.readable("no solution") and not hsd.readable("x" * 100_000)
 
 
@@ -1066,7 +1091,9 @@ def test_two_processes_give_the_rollouts_losses_and_weights_of_one(tmp_path):
         assert [round(n / size, 1) for n in half["held"]] == [0.5, 0.5, 0.5, 1.0, 0.5]
     for a, b in zip(rows_of(one), rows_of(two), strict=True):
         assert a == {k: v and pytest.approx(v, rel=2e-4, abs=1e-7) for k, v in b.items()}
-    paths = (TINY, one / "checkpoint", two / "checkpoint")
+    paths = [Path(TINY), one / "checkpoint", two / "checkpoint"]
+    names = [sorted(safe_open(p / "model.safetensors", "pt").keys()) for p in paths]
+    assert names[0] == names[1] == names[2]  # a tied head once
     start, a, b = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in paths)
     moved, apart = (sum((a[k] - x[k]).square().sum().item() for k in a) for x in (start, b))
     assert apart < 1e-4 * moved
@@ -1441,6 +1468,7 @@ DAMAGE = [  # (a part of the folder, what happens to it, what is said or else it
     ("config.json", edited(steps=[3]), "--steps"),
     ("config.json", edited(seed=7), "--seed was 0 and is 7"),
     ("checkpoint", shutil.rmtree, "cannot read"),
+    ("checkpoint/manifest.json", b"{}", "run.json is not what was saved"),
     ("checkpoint/.DS_Store", b"x", None),
     ("metrics.jsonl", Path.unlink, None),
     ("metrics.jsonl", b"{\xff\n[[[", None),

@@ -594,9 +594,11 @@ def test_all_methods_are_compiled_in_one_process(monkeypatch):
     hsd.differentiated_loss.cache_clear()
     student, teacher, head = (x.float() for x in hidden_states(T=5, V=11))
     t = hsd.Tokens(*[torch.ones(5)] * 7)._replace(ids=torch.ones(5).long(), old_logp=None)
-    config = lab(compile=True, chunk_tokens=3, beta=0.0)
-    for method in hsd.METHODS.values():
-        hsd.chunked_loss((student, head), (teacher, head), None, t, method, config)
+    sides = [(student, head), (teacher, head)]
+    names = ("hsd", "grpo", "dapo", "gspo", "rlsd", "grpo+opsd")
+    for beta, name in itertools.product((0.0, 0.1), names):
+        config = lab(compile=True, chunk_tokens=5, beta=beta)
+        hsd.chunked_loss(*sides, sides[1] if beta else None, t, hsd.METHODS[name], config)
     hsd.differentiated_loss.cache_clear()
 
 

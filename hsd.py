@@ -1515,7 +1515,9 @@ def check_lengths(model, tokenizer, problems, config):
     for context in {METHODS[config.method].context or answer_and_peer, answer_and_peer}:
         rollouts = [Rollout(problem, [], []) for problem in problems]
         for r in rollouts:
-            r.peers = [Rollout(r.problem, [], [])] * (max(config.group_size, config.eval_samples) - 1)
+            r.peers = [Rollout(r.problem, [], [])] * (
+                max(config.group_size, config.eval_samples) - 1
+            )
         longest = sorted(rollouts, key=lambda r: len(user_message(r.problem, context(r))))[-32:]
         for r in longest:
             condition_teacher(r, context, tokenizer, config)

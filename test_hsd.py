@@ -807,6 +807,27 @@ def test_programs_write_no_file_and_leave_no_process(tmp_path):
     assert not processes(3.0) and list(tmp_path.iterdir()) == [] and len(rows) >= 60
 
 
+def test_a_program_ends_with_its_test_also_where_it_has_threads():
+    """Ten tests of a program that holds 100 MB and has a thread that sleeps."""
+    program = "import threading, time\nheld = b'x' * 10**8\n"
+    program += "threading.Thread(target=time.sleep, args=(60,)).start()\ndef f(x): return x\n"
+
+    def large():
+        count = 0
+        for number in processes():
+            with contextlib.suppress(OSError, IndexError):  # it has just ended
+                status = Path(f"/proc/{number}/status").read_text()
+                count += int(status.split("VmRSS:")[1].split()[0]) > 80_000
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(hsd.run_tests, program, [f"assert f({i}) == {i}" for i in range(10)])
+        most = 0
+        while not verdict.done():
+            most = max(most, large())
+    assert verdict.result() is True and 1 <= most <= 2
+
+
 def test_tests_that_test_nothing_are_refused_when_they_are_read():
     for row in PROGRAMS["refused"]:
         with pytest.raises(hsd.InputError, match=r"^a test cannot be used: [^\n]*$"):

@@ -33,6 +33,7 @@ MEGABYTES, THREADS, NOBODY = 2048, 256, 65534
 MOST_BYTES = 32 << 20  # of output or of a reply
 PASSED, WRONG = 90, 91  # exit statuses; any other is a failure of this file
 LIBC = ctypes.CDLL(None, use_errno=True)
+CLASS = "[A-Z][^_]*$"  # how the names of classes look
 BUILT_IN = [thing for thing in vars(builtins).values() if isinstance(thing, type)]
 # What CPython needs to compute, to read its library and to use the pipes it has
 CALLS = """read 0, write 1, close 3, stat 4, fstat 5, lstat 6, poll 7, lseek 8, mmap 9, mprotect 10,
@@ -160,8 +161,11 @@ def start(program, is_script, seconds):
     os.closerange(3, 1 << 12)
     os.write(1, b"!")
     os.read(0, 1)  # until it is its turn
-    run(program, "__main__") if is_script else serve(program)
-    sys.exit()
+    if is_script:
+        run(program, "__main__")
+        sys.exit()
+    serve(program)
+    os._exit(0)  # its threads end with its test, and free their memory
 
 
 def run(text, name):
@@ -217,16 +221,20 @@ CASE = {}  # of the test at hand: pipes, exceptions, names; is a class of the pr
 def special(name):
     """A special method of Remote. Where a test names no class of the program's, it expects data,
     and operators are not told the test's: for `abs(f(2) - 4) < 1`, an object could take away any
-    number and be 0. Nor are methods called that data have to answer with yes (`startswith`)."""
+    number and be 0. Nor are methods called that data have to answer with yes (`startswith`). Where
+    it names one, `in`, `/` and such methods are for what it has made itself by calling the class."""
     operators = {it for it in vars(operator) if not it.endswith(("call__", "item__"))}
     is_operator = {name, name.replace("__r", "__")} & operators
     is_distance = re.match("__r?(sub|[lg][te])__", name)  # these not even with a class
+    is_of_data = re.match("__(r?(truediv|floordiv|mod)|contains)__", name)
 
     def method(self, /, *others, **named):
-        told = CASE["classes"] and not is_distance or all(type(it) is Remote for it in others)
+        is_made = self._Remote__role == "made"
+        told = CASE["classes"] and not is_distance and (is_made or not is_of_data)
+        told = told or all(type(it) is Remote for it in others)
         if is_operator and not told:
             return any(x == others[0] for x in self) if "contains" in name else NotImplemented
-        if name == "getattr" and not CASE["classes"] and re.match("is|.*with$", others[0]):
+        if name == "getattr" and not is_made and re.match("is|.*with$", others[0]):
             raise AttributeError(f"text, set or number needed for {others[0]}")
         return ask(name, self, *others, **named)
 
@@ -237,12 +245,13 @@ class Remote:
     """An object that stays with the program: what is done to it is asked over there. It equals
     plain data only if it is of their kind (a class may extend list) and its own are equal."""
 
-    __slots__ = ("__number",)
+    __slots__ = ("__number", "__role")  # a "class" that the test names, what it "made" of it, or ""
     __getattr__, __setattr__, __delattr__ = map(special, ("getattr", "setattr", "delattr"))
 
-    def __init__(self, number):
+    def __init__(self, number, role=""):
         assert isinstance(number, int)
         Remote._Remote__number.__set__(self, number)
+        Remote._Remote__role.__set__(self, role)
 
     def __eq__(self, other):
         if isinstance(other, Remote):
@@ -302,17 +311,26 @@ def ask(*arguments, **named):
         os._exit(WRONG)
     if raised:
         raise error
+    if isinstance(value, Remote) and arguments[0] == "__call__" and is_class(arguments[1]):
+        return Remote(value._Remote__number, "made")
     return value
+
+
+def is_class(thing):
+    return isinstance(thing, Remote) and thing._Remote__role == "class"
 
 
 class Names(dict):
     """Python's names, and those of the program's, each time anew: they may change."""
 
     def __missing__(self, name):
-        return ask("__getitem__", Remote(0), name)
+        thing = ask("__getitem__", Remote(0), name)
+        if isinstance(thing, Remote) and re.match(CLASS, name):
+            return Remote(thing._Remote__number, "class")
+        return thing
 
 
-def asserts(test, requests, replies, _):
+def asserts(test, requests, replies, child):
     """Runs a test. Its names are its own, Python's, modules of the library; the rest it gets from
     the program, and one that gets none proves nothing."""
     CASE.update(requests=os.fdopen(requests, "w"), replies=os.fdopen(replies), kinds={})
@@ -328,7 +346,7 @@ def asserts(test, requests, replies, _):
     ask("exec", setup, Remote(0))
     given = used.intersection(ask("list", Remote(0)))
     own = {getattr(node, key, "") for node in nodes for key in ("name", "asname")}
-    CASE["classes"] = any(re.match("[A-Z][^_]*$", name) for name in given - own)
+    CASE["classes"] = any(re.match(CLASS, name) for name in given - own)
     python = Names({name: thing for name, thing in vars(builtins).items() if name not in given})
     names = {"__name__": "program", "__builtins__": python}
     names |= {name: __import__(name) for name in modules}
@@ -337,6 +355,8 @@ def asserts(test, requests, replies, _):
     exec(compile(tree, "set-up", "exec"), names)  # noqa: S102 (its purpose)
     exec(compile(text, "test", "exec"), names)  # noqa: S102 (its purpose)
     assert given
+    CASE["requests"].close()
+    os.waitpid(child, 0)
 
 
 def output(test, requests, replies, child):

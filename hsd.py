@@ -1726,6 +1726,7 @@ class Run:
         ours = about.exists() and "peer_rule" in read_json(about)
         reads = [Path(path) for path in (config.model, config.train_data, config.eval_data) if path]
         reads = [path.resolve() for path in reads if path.exists()]
+        out = Path(os.path.realpath(self.out))  # resolve() would raise in a loop of links
         if config.resume and (config.overwrite or not config.steps):
             raise InputError("--resume goes on: neither --overwrite nor --steps 0 goes with it")
         if config.resume:
@@ -1734,7 +1735,7 @@ class Run:
             raise InputError(f"{self.out} holds something, but no run: choose another --out")
         elif ours and not config.overwrite and read_json(about).get("steps"):
             raise InputError(f"{self.out} is in use: --resume, --overwrite or another --out?")
-        elif any(self.out.resolve() in (path, *path.parents) for path in reads):
+        elif any(out in (path, *path.parents) for path in reads):
             raise InputError(f"{self.out} holds what this run is to read: choose another --out")
 
     def read_state(self):
@@ -1746,15 +1747,19 @@ class Run:
             if saved.get(name) is None or saved[name] != digest(self.last / name):
                 raise InputError(f"cannot resume: {self.last / name} is not what was saved")
         state = read_json(self.last / "run.json")
-        for name, old in state["config"].items():
+        for name, old in state.get("config", {}).items():
             new = vars(self.config).get(name)
             if new != old and name in NOT_BIT_EQUAL:
                 print0(f"--{name} was {old}: the run goes on, but not bit by bit as it would have")
             elif new != old and name not in MAY_DIFFER:
                 raise InputError(f"cannot resume: --{name} was {old} and is {new}")
-        self.step = state["step"]
-        self.rows = state["rows"]
-        self.inputs = state["inputs"]
+        try:
+            self.step, self.rows, self.inputs = (state[k] for k in ("step", "rows", "inputs"))
+            right = type(self.step) is int and self.step == self.rows[-1]["step"] > 0
+        except (KeyError, IndexError, TypeError):
+            right = False
+        if not right:
+            raise InputError(f"cannot resume: {self.last / 'run.json'} is not what a run saves")
 
     def start(self, tokenizer, models, optimizer, train_problems, eval_problems):
         """Take weights, moments and teacher from the checkpoint, and write what the run is."""
@@ -1769,7 +1774,10 @@ class Run:
                 if now != self.inputs[flag]:
                     raise InputError(f"cannot resume: what {flag} names is not what it was")
             # Into the very tensors that model, optimizer and teacher hold, each rank its shards
-            dcp.load(self.tensors(), checkpoint_id=self.last / "tensors")
+            try:
+                dcp.load(self.tensors(), checkpoint_id=self.last / "tensors")
+            except (CheckpointException, RuntimeError, ValueError) as error:
+                raise InputError(f"cannot resume: {first_line(error)}") from None
         self.inputs = inputs
         if RANK == 0:
             lock(self.out)

@@ -1504,6 +1504,32 @@ def test_a_damaged_folder_is_refused_in_one_line_or_resumes_bit_equal(
         assert (code, error) == (0, "") and result_of(killed) == finished[1]
 
 
+@pytest.mark.parametrize("step", [-1, 0, 1, 3, 10**30, True, "2", None])
+def test_a_state_that_no_run_has_saved_is_refused_though_its_digest_fits(killed, step):
+    path, manifest = (killed / "checkpoint" / f"{name}.json" for name in ("run", "manifest"))
+    edited(step=step)(path)
+    edited(**{"run.json": hsd.digest(path)})(manifest)
+    assert "run.json is not what a run saves" in run("--resume", out=killed)
+    edited(step=2, rows=[])(path)
+    edited(**{"run.json": hsd.digest(path)})(manifest)
+    assert "run.json is not what a run saves" in run("--resume", out=killed)
+
+
+def test_the_tensors_of_another_run_are_refused_and_a_loop_of_links_too(killed, tmp_path):
+    model = toy(tmp_path / "model", hsd.load_models(lab())[0], "qwen3", head_dim=8)
+    other = {**SHORT, "steps": 1, "model": model, "train_data": TRAIN, "eval_data": EVAL}
+    small = {"micro_batch_tokens": 4096, "rollout_tokens": 4096, "out": tmp_path / "other"}
+    assert run(**{**other, **small}) == 0
+    tensors = killed / "checkpoint" / "tensors"
+    shutil.rmtree(tensors)
+    shutil.copytree(tmp_path / "other" / "checkpoint" / "tensors", tensors)
+    names = {f"tensors/{path.name}": hsd.digest(path) for path in tensors.iterdir()}
+    edited(**names)(killed / "checkpoint" / "manifest.json")
+    assert "cannot resume: " in run("--resume", out=killed)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "loop" in run(out=tmp_path / "loop", **SHORT)
+
+
 def test_a_flag_that_contradicts_the_run_is_refused_by_name(killed):
     before, flags = contents(killed), {"learning_rate": 1e-3, "seed": 5, "beta": 0.0}
     for name, value in {**flags, "method": "opsd", "teacher": "live"}.items():

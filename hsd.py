@@ -843,6 +843,8 @@ def sample_responses(model, prompts, stops, config, seed, phase):
     unshard(model)  # or the ranks would wait for each other at every token
     responses = []
     for i, call in progress(list(enumerate(calls))[RANK::RANKS], phase):
+        if STOP and phase != "rollouts":  # an evaluation leaves nothing to save
+            raise KeyboardInterrupt
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(random.Random(f"{seed} {i}").getrandbits(63))
             responses.append(generate(model, call, stops, config))

@@ -1443,6 +1443,24 @@ def test_a_signal_saves_after_the_step_a_second_ends_at_once(
     assert result_of(killed)[1:] == finished[1][1:]
 
 
+def test_a_signal_in_an_evaluation_ends_it_before_its_next_call(finished, killed, monkeypatch):
+    generate, calls = hsd.generate, []
+
+    def signalled(*arguments):
+        if hsd.NOW["phase"] == "evaluation":
+            signal.raise_signal(signal.SIGTERM)
+            calls.append(1)
+        return generate(*arguments)
+
+    monkeypatch.setattr(hsd, "generate", signalled)
+    before = contents(killed / "checkpoint")
+    assert run("--resume", out=killed, rollout_tokens=300) == 143 and len(calls) == 1
+    assert contents(killed / "checkpoint") == before
+    monkeypatch.undo()
+    assert run("--resume", out=killed, rollout_tokens=hsd.LAB["rollout_tokens"]) == 0
+    assert result_of(killed) == finished[1]
+
+
 SAVED = "chat_template.jinja config.json generation_config.json manifest.json model.safetensors "
 SAVED += "run.json tensors/.metadata tensors/__0_0.distcp tokenizer.json tokenizer_config.json"
 

@@ -1049,7 +1049,8 @@ def load_models(config):
     has_teacher = METHODS[config.method].context is not None
     initial = average = None
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        # A good tokenizer.json is used also where a tekken.json lies beside it
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, mistral_format=False)
         if not prompt_ids(tokenizer, "1+1=?", config.thinking):
             raise ValueError("its tokenizer has no vocabulary")
         student = load_lm(path, device, trained=True)
@@ -1688,6 +1689,8 @@ NOT_BIT_EQUAL = ("rollout_tokens", "micro_batch_tokens", "chunk_tokens", "compil
 def read_json(path):
     """Return the JSON object in a file. InputError if there is none."""
     try:
+        if path.is_fifo():
+            raise OSError("it is a pipe")
         return {**json.loads(path.read_text(encoding="utf-8"))}
     except (OSError, ValueError, RecursionError, TypeError) as error:
         raise InputError(f"cannot read {path}: {first_line(error)}") from None
@@ -1924,7 +1927,8 @@ def check(config):
         if kind is str:
             right = value is f.default or right and value not in ("", "None")
         elif kind is not bool:
-            most = 1 if f.name in ("top_p", "ema_decay") else sys.float_info.max
+            most = 10**9 if kind is int else sys.float_info.max
+            most = 1 if f.name in ("top_p", "ema_decay") else most
             right = right and (0 < value <= most or value == 0 and f.name in MAY_BE_0)
         if not right:
             raise InputError(f"--{f.name} {value}: out of range")

@@ -1498,6 +1498,7 @@ DAMAGE = [  # (a part of the folder, what happens to it, what is said or else it
     ("config.json", edited(seed=7), "--seed was 0 and is 7"),
     ("checkpoint", shutil.rmtree, "cannot read"),
     ("checkpoint/manifest.json", b"{}", "run.json is not what was saved"),
+    ("checkpoint/manifest.json", lambda path: (path.unlink(), os.mkfifo(path)), "it is a pipe"),
     ("checkpoint/.DS_Store", b"x", None),
     ("metrics.jsonl", Path.unlink, None),
     ("metrics.jsonl", b"{\xff\n[[[", None),
@@ -1686,7 +1687,7 @@ WRONG = """--learning_rate -1e-4|--learning_rate=-1e-4|--learning_rate nan|--top
 --step 3|--model no/such/folder|--model ./nowhere|--model /no/where|--train_data missing.jsonl
 --eval_data missing.jsonl|--resume --out missing|hsd --seed 1
 --ema_decay 2|--window 8 --method grpo|--window -1
---window 8 --method grpo+opsd|--temperature 0"""
+--window 8 --method grpo+opsd|--temperature 0|--eval_samples 10000000000000"""
 
 
 @pytest.mark.parametrize("flags", re.split(r"[|\n]", WRONG))

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections import Counter, defaultdict
@@ -1289,6 +1290,10 @@ def test_a_model_that_is_not_what_it_is_taken_for_is_refused(tmp_path, tiny, fam
 SHORT = {"steps": 3, "questions_per_step": 2, "group_size": 4, "eval_questions": 4}
 SHORT |= {"eval_samples": 2, "max_new_tokens": 60, "teacher": "ema"}
 SHORT |= {"save_every": 1, "compile": False}
+SMALL = tempfile.TemporaryDirectory()
+for name, path in (("train_data", TRAIN), ("eval_data", EVAL)):  # to read all takes half of a run
+    SHORT[name] = str(Path(SMALL.name, name))
+    Path(SHORT[name]).write_text("".join(Path(path).read_text().splitlines(True)[:32]))
 
 
 @pytest.fixture(autouse=True)
@@ -1559,7 +1564,8 @@ def test_a_flag_that_contradicts_the_run_is_refused_by_name(killed):
 def test_other_problems_or_weights_are_not_resumed_on_but_moved_ones_are(
     finished, killed, tmp_path
 ):
-    model, train = shutil.copytree(TINY, tmp_path / "m"), Path(shutil.copy(TRAIN, tmp_path / "t"))
+    model, train = shutil.copytree(TINY, tmp_path / "m"), Path(tmp_path / "t")
+    shutil.copy(SHORT["train_data"], train)
     flags = {"out": killed, "model": model, "train_data": train}
     before = contents(killed)
     for path, flag in ((train, "train_data"), (model / "model.safetensors", "model")):

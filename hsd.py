@@ -55,6 +55,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of Ctrl-C while torch is imported
+
 import mpmath
 import torch
 import torch.distributed as dist
@@ -299,7 +302,7 @@ class Config:
     # rollouts
     questions_per_step: int = option(128, "questions Q of one step")
     group_size: int = option(8, "rollouts G of each question")
-    temperature: float = option(1.0, "temperature of the rollouts; 0 is greedy")
+    temperature: float = option(1.0, "of the rollouts; 0, greedy, for --steps 0 alone")
     top_p: float = option(0.95, "nucleus of the rollouts, a probability")
     max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
     thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")

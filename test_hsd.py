@@ -1709,6 +1709,15 @@ def test_a_bad_flag_is_one_line_that_names_it_and_nothing_is_written(
     assert flags[0].lstrip("-").split("=")[0] in line or flags[-1].split("/")[-1] in line
 
 
+def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path):
+    command = [sys.executable, str(ROOT / "hsd.py")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == b"" and process.returncode == -signal.SIGINT
+
+
 def test_out_of_gpu_memory_says_which_phase_and_what_to_lower(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

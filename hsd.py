@@ -419,8 +419,8 @@ def read_responses(models, rollouts):
     prompts = [r.prompt for r in rollouts]
     responses = [r.response for r in rollouts]
     teacher = reference = None
-    with torch.no_grad():  # no gradient reaches the teacher: it is read without, and
-        # the loss is differentiated in the student's logits alone
+    # No gradient reaches the teacher: the loss is differentiated in the student's logits alone.
+    with torch.no_grad():
         if models.teacher is not None:
             teacher = models.teacher([r.teacher_prompt for r in rollouts], responses)
         if models.reference is not None:
@@ -609,7 +609,7 @@ def differentiated_loss(method, beta, temperature, compile: bool):
     except RuntimeError as error:  # no C++ compiler, or no Triton
         print0(f"torch.compile does not work here, running without it: {first_line(error)}")
         return function
-    torch.compiler.config.recompile_limit = 64  # or the fifth method in one process would not be
+    torch.compiler.config.recompile_limit = 64  # 8 would leave a process's later methods uncompiled
     return torch.compile(function, dynamic=True)  # the last chunk of a batch is shorter
 
 
@@ -697,6 +697,7 @@ class LanguageModel(torch.nn.Module):
     def __init__(self, lm):
         super().__init__()
         self.lm = lm
+        self.own_generation_config = lm.generation_config  # for checkpoints; ours samples
         self.device = lm.device
         self.dtype = lm.dtype
 
@@ -1058,7 +1059,6 @@ def load_models(config):
             raise ValueError("its tokenizer has no vocabulary")
         student = load_lm(path, device, trained=True)
         stops = stop_tokens(student.lm, tokenizer)
-        student.own_generation_config = student.lm.generation_config
         student.own_generation_config.eos_token_id = stops
         # generate() would fill what we leave open from the model's own: pi alone shall sample
         student.lm.generation_config = GenerationConfig(eos_token_id=stops)
@@ -1518,17 +1518,15 @@ def check_lengths(model, tokenizer, problems, config):
     """Raise InputError if the teacher's prompt and a response may take more positions than there
     are: under the context of the method or, as in evaluations, under HSD's."""
     tokens = 0
+    most_peers = max(config.group_size, config.eval_samples) - 1
     for context in {METHODS[config.method].context or answer_and_peer, answer_and_peer}:
-        rollouts = [Rollout(problem, [], []) for problem in problems]
-        for r in rollouts:
-            r.peers = [Rollout(r.problem, [], [])] * (
-                max(config.group_size, config.eval_samples) - 1
-            )
+        peers = [[Rollout(p, [], [])] * most_peers for p in problems]  # as yet without a text
+        rollouts = [Rollout(p, [], [], peers=group) for p, group in zip(problems, peers)]
         longest = sorted(rollouts, key=lambda r: len(user_message(r.problem, context(r))))[-32:]
         for r in longest:
             condition_teacher(r, context, tokenizer, config)
-            peers = sum(kind == "peer" for kind, _ in r.context)
-            peer_tokens = peers * min(config.max_peer_tokens, config.max_new_tokens)
+            shown = sum(kind == "peer" for kind, _ in r.context)
+            peer_tokens = shown * min(config.max_peer_tokens, config.max_new_tokens)
             tokens = max(tokens, len(r.teacher_prompt) + peer_tokens + config.max_new_tokens)
     shape = vars(model.lm.config.get_text_config())
     positions = shape.get("max_position_embeddings", math.inf)  # recurrent models have none
@@ -1755,19 +1753,22 @@ class Run:
             if saved.get(name) is None or saved[name] != digest(self.last / name):
                 raise InputError(f"cannot resume: {self.last / name} is not what was saved")
         state = read_json(self.last / "run.json")
-        for name, old in state.get("config", {}).items():
+        try:
+            self.step = state["step"]
+            self.rows = state["rows"]
+            self.inputs = dict(state["inputs"])
+            saved_config = dict(state["config"])
+            right = type(self.step) is int and self.step == self.rows[-1]["step"] > 0
+        except (KeyError, IndexError, TypeError, ValueError):
+            right = False
+        if not right:
+            raise InputError(f"cannot resume: {self.last / 'run.json'} is not what a run saves")
+        for name, old in saved_config.items():
             new = vars(self.config).get(name)
             if new != old and name in NOT_BIT_EQUAL:
                 print0(f"--{name} was {old}: the run goes on, but not bit by bit as it would have")
             elif new != old and name not in MAY_DIFFER:
                 raise InputError(f"cannot resume: --{name} was {old} and is {new}")
-        try:
-            self.step, self.rows, self.inputs = (state[k] for k in ("step", "rows", "inputs"))
-            right = type(self.step) is int and self.step == self.rows[-1]["step"] > 0
-        except (KeyError, IndexError, TypeError):
-            right = False
-        if not right:
-            raise InputError(f"cannot resume: {self.last / 'run.json'} is not what a run saves")
 
     def start(self, tokenizer, models, optimizer, train_problems, eval_problems):
         """Take weights, moments and teacher from the checkpoint, and write what the run is."""
@@ -1779,7 +1780,7 @@ class Run:
             inputs[flag] = hashlib.sha256(repr(problems).encode()).hexdigest()
         if self.last:
             for flag, now in inputs.items():
-                if now != self.inputs[flag]:
+                if now != self.inputs.get(flag):
                     raise InputError(f"cannot resume: what {flag} names is not what it was")
             # Into the very tensors that model, optimizer and teacher hold, each rank its shards
             try:

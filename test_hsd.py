@@ -1534,9 +1534,10 @@ def test_a_state_that_no_run_has_saved_is_refused_though_its_digest_fits(killed,
     edited(step=step)(path)
     edited(**{"run.json": hsd.digest(path)})(manifest)
     assert "run.json is not what a run saves" in run("--resume", out=killed)
-    edited(step=2, rows=[])(path)
-    edited(**{"run.json": hsd.digest(path)})(manifest)
-    assert "run.json is not what a run saves" in run("--resume", out=killed)
+    for odd in ({"rows": []}, {"rows": [{"step": 2}], "config": 7}, {"config": {}, "inputs": [1]}):
+        edited(step=2, **odd)(path)
+        edited(**{"run.json": hsd.digest(path)})(manifest)
+        assert "run.json is not what a run saves" in run("--resume", out=killed)
 
 
 def test_the_tensors_of_another_run_are_refused_and_a_loop_of_links_too(killed, tmp_path):

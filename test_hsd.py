@@ -1453,8 +1453,9 @@ def test_a_signal_in_an_evaluation_ends_it_before_its_next_call(finished, killed
 
     def signalled(*arguments):
         if hsd.NOW["phase"] == "evaluation":
-            signal.raise_signal(signal.SIGTERM)
             calls.append(1)
+            if len(calls) == 1:  # a second signal would end it in any case
+                signal.raise_signal(signal.SIGTERM)
         return generate(*arguments)
 
     monkeypatch.setattr(hsd, "generate", signalled)

@@ -34,6 +34,7 @@ import fcntl
 import functools
 import gzip
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -307,6 +308,7 @@ class Config:
     max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
     thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")
     rollout_tokens: int = option(294_912, "tokens, prompts included, generated at once (ours)")
+    burst_tokens: int = option(512, "new tokens of one call, then rows that ended leave (ours)")
     # updates
     steps: int = option(1500, "batches of Q x G rollouts; 0 only evaluates")
     updates_per_batch: int = option(1, "optimizer steps per batch, each on its share of it (ours)")
@@ -839,21 +841,36 @@ def stop_tokens(lm, tokenizer):
 def sample_responses(model, prompts, stops, config, seed, phase):
     """Return for each prompt the ids that were sampled, up to and with the stop token.
 
-    Another engine, vLLM say, goes here. As many prompts as take `rollout_tokens` are sampled in one
-    call, whose seed is made of `seed` and the call's number: no generator's state needs saving, and
-    ranks, which take turns, draw what one rank would.
+    Another engine, vLLM say, goes here. A call of generate() lasts until its longest row ends: so
+    none samples more than `burst_tokens`, and rows that have not ended go on in the next round, in
+    other calls, with what they have as their prompt. A call takes as many rows as fit into
+    `rollout_tokens`. Its seed is made of `seed` and its number: no generator's state needs saving,
+    and ranks, which take turns, draw what one rank would.
     """
-    calls = pack(prompts, lambda p: len(p) + config.max_new_tokens, config.rollout_tokens)
+    responses = [[] for _ in prompts]
+    going = list(range(len(prompts)))  # rows that have not ended; all have sampled `done` tokens
+    calls_before = 0
     unshard(model)  # or the ranks would wait for each other at every token
-    responses = []
-    for i, call in progress(list(enumerate(calls))[RANK::RANKS], phase):
-        if STOP and phase != "rollouts":  # an evaluation leaves nothing to save
-            raise KeyboardInterrupt
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(random.Random(f"{seed} {i}").getrandbits(63))
-            responses.append(generate(model, call, stops, config))
+    for done in range(0, config.max_new_tokens, config.burst_tokens):
+        new_tokens = min(config.burst_tokens, config.max_new_tokens - done)
+        burst = replace(config, max_new_tokens=new_tokens)
+        texts = [prompts[i] + responses[i] for i in going]
+        calls = pack(texts, lambda text: len(text) + new_tokens, config.rollout_tokens)
+        numbered = list(enumerate(calls, calls_before))
+        sampled = []
+        for number, call in progress(numbered[RANK::RANKS], f"{phase} from token {done}"):
+            if STOP and phase != "rollouts":  # an evaluation leaves nothing to save
+                raise KeyboardInterrupt
+            with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+                torch.manual_seed(random.Random(f"{seed} {number}").getrandbits(63))
+                sampled.append(generate(model, call, stops, burst))
+        new = [row for call in all_gather_list(sampled) for row in call]
+        for i, row in zip(going, new):
+            responses[i] += row
+        going = [i for i in going if responses[i][-1] not in stops]
+        calls_before += len(calls)
     torch.cuda.empty_cache()  # the update needs the KV cache's memory, in blocks of other sizes
-    return [response for call in all_gather_list(responses) for response in call]
+    return responses
 
 
 @torch.no_grad()
@@ -861,6 +878,8 @@ def generate(model, prompts, stops, config):
     """Return the ids that follow each prompt, up to and with the first stop token."""
     settings = GenerationConfig(eos_token_id=stops, pad_token_id=stops[0])
     settings.max_new_tokens = config.max_new_tokens
+    if "past_key_values" in inspect.signature(model.lm.forward).parameters:
+        settings.prefill_chunk_size = 256  # a burst's prompts are long: see sample_responses()
     settings.do_sample = config.temperature > 0
     if settings.do_sample:  # top_k=0 is no top-k; None would be the model's own
         settings.update(temperature=config.temperature, top_p=config.top_p, top_k=0)
@@ -1683,8 +1702,8 @@ def credit_rows(models, tokenizer, failed, config):
 # ---- The folder of a run -------------------------------------------------------------------------
 MAY_DIFFER = ("steps", "save_every", "eval_every", "resume", "overwrite", "out", "lab")
 MAY_DIFFER += ("model", "train_data", "eval_data")  # what they hold may not: Run.start()
-# These change the order of sums or, the first, the draws, and nothing else
-NOT_BIT_EQUAL = ("rollout_tokens", "micro_batch_tokens", "chunk_tokens", "compile")
+# These change the order of sums or, the first two, the draws, and nothing else
+NOT_BIT_EQUAL = ("rollout_tokens", "burst_tokens", "micro_batch_tokens", "chunk_tokens", "compile")
 
 
 def read_json(path):

@@ -681,6 +681,48 @@ def test_tokens_are_drawn_from_the_nucleus_of_softmax_of_logits_over_T(T, top_p)
         assert chi2 < size - 1 + 5 * math.sqrt(2 * size)
 
 
+def in_bursts(model, prompts, burst_tokens, stops=(10**6,), **values):
+    """What sample_responses() returns."""
+    config = lab(burst_tokens=burst_tokens, **values)
+    return hsd.sample_responses(model, prompts, list(stops), config, "0", "rollouts")
+
+
+def test_the_token_after_a_border_is_drawn_from_the_softmax_of_its_own_row():
+    model, N = random_model(spread=0.3), 4000
+    prompts = [[3, 1, 4], [5]] * (N // 2)
+    rows = in_bursts(model, prompts, 3, max_new_tokens=4, top_p=1.0, rollout_tokens=2000)
+    assert in_bursts(model, prompts, 3, max_new_tokens=4, top_p=1.0, rollout_tokens=2000) == rows
+    assert len({tuple(row) for row in rows}) > 0.9 * N  # each call has its own seed
+    p = torch.zeros(N, 64, dtype=torch.float64)
+    for i in (0, 1):  # rows of one length
+        texts = torch.tensor([prompts[i] + row[:3] for row in rows[i::2]])
+        p[i::2] = model.lm(texts).logits[:, -1].detach().double().softmax(-1)
+    drawn = torch.tensor([row[3] for row in rows])
+    counts, expected = torch.bincount(drawn, minlength=64), p.sum(0)
+    assert ((counts - expected) ** 2 / expected).sum() < 63 + 5 * math.sqrt(2 * 63)
+    surprise = p.gather(1, drawn[:, None]).log().mean() - (p * p.log()).sum(1).mean()
+    assert abs(surprise) < 5 * p.log().std() / math.sqrt(N)
+
+
+def test_a_row_ends_in_the_burst_in_which_it_stops_and_the_others_go_on(monkeypatch):
+    """Of four rows, each with its length; none has more than 10 new tokens."""
+    calls, seeds, lengths = [], set(), {1: 2, 2: 4, 3: 9, 4: 99}
+
+    def generate(model, prompts, stops, config):
+        calls.append(([len(p) for p in prompts], config.max_new_tokens))
+        seeds.add(torch.initial_seed())
+        left = [lengths[p[0]] - p.count(7) for p in prompts]  # 7s before the stop token, 8
+        return [([7] * n + [8])[: config.max_new_tokens] for n in left]
+
+    monkeypatch.setattr(hsd, "generate", generate)
+    prompts = [[1], [2], [3], [4]]
+    rows = in_bursts(random_model(), prompts, 4, [8], max_new_tokens=10, rollout_tokens=18)
+    assert rows == [[7, 7, 8], [7] * 4 + [8], [7] * 9 + [8], [7] * 10]
+    # what a call is given: the length of each row, and how many tokens it may add
+    first, second = [([1, 1, 1], 4), ([1], 4)], [([5, 5], 4), ([5], 4)]
+    assert calls == first + second + [([9], 2), ([9], 2)] and len(seeds) == 6
+
+
 # ---- Answers and programs (section 5) ------------------------------------------------------------
 def whole(x):
     """A text of the case files: itself, or its parts, strings or [unit, times]; in tests too."""
@@ -1088,7 +1130,8 @@ def ended(*processes):
 
 def test_two_processes_give_the_rollouts_losses_and_weights_of_one(tmp_path):
     small = {"questions_per_step": 5, "group_size": 4, "eval_questions": 6, "eval_samples": 2}
-    small |= {"steps": 2, "rollout_tokens": 1500, "micro_batch_tokens": 700, "compile": False}
+    small |= {"steps": 2, "rollout_tokens": 1500, "burst_tokens": 24}
+    small |= {"micro_batch_tokens": 700, "compile": False}
     flags = [f"--{k}={v}" for k, v in small.items()]
     one, two = (tmp_path / name for name in ("one", "two"))
     processes = launch(spied, one, *flags, f"--out={one}")
@@ -1209,7 +1252,7 @@ def toy(path, tokenizer, family, edit=None, **values):
     return str(path)
 
 
-GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
 HYBRID |= {"linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
@@ -1256,6 +1299,12 @@ def test_log_probs_of_every_family_are_those_of_its_own_logits(tmp_path, tiny, f
     want = torch.cat([dense(student.eval(), p, o) for p, o in zip(prompts, responses)])
     assert torch.allclose(terms.student_logp, want.gather(-1, tokens[:, None])[:, 0], atol=1e-4)
     assert 0 < head.grad.abs().max() < math.inf
+    long = [5, 6, *range(9, 109), *range(9, 109), *range(9, 109)]  # its prompt takes two chunks
+    whole, *bursts = (
+        in_bursts(student, [[5, 6, 7], long], n, max_new_tokens=25, temperature=0.0)
+        for n in (25, 24, 7)
+    )
+    assert bursts == [whole] * 2
 
 
 CAP, HEAD = {"head_dim": 8, "final_logit_softcapping": 30.0}, "not hidden states times head"

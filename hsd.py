@@ -58,6 +58,12 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of Ctrl-C while torch is imported
+# Both are read when torch is imported. A CPU's threads sleep while they wait: beside another busy
+# process, threads that spin make a step ten times as long. A GPU's memory is one piece: a KV cache,
+# which grows by the token, would leave it in many.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the old name of:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import mpmath
 import torch
@@ -168,8 +174,7 @@ def verify_rollouts(rollouts):
     """Set the reward R_i of each rollout. One that was cut scores 0, whatever stands in it. So does
     one whose verification failed, which is counted in the metrics. Both are trained as failures."""
     mine = rollouts[RANK::RANKS]
-    threads = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    with ThreadPoolExecutor(max(1, threads)) as pool:  # for programs: other processes run them
+    with ThreadPoolExecutor(THREADS) as pool:  # for programs: other processes run them
         verdicts = pool.map(lambda r: not r.truncated and verify(r.problem, r.text), mine)
         verdicts = all_gather_list(list(progress(verdicts, "verification", len(mine))))
     for rollout, verdict in zip(rollouts, verdicts):
@@ -315,7 +320,7 @@ class Config:
     learning_rate: float = option(1e-6, "AdamW's constant step size")
     max_grad_norm: float = option(1.0, "norm to which a gradient is clipped (ours)")
     micro_batch_tokens: int = option(12_288, "tokens of one backward pass (ours)")
-    chunk_tokens: int = option(256, "tokens whose logits are in memory at once (ours)")
+    chunk_tokens: int = option(1024, "tokens whose logits are in memory at once (ours)")
     compile: bool = option(True, "torch.compile the loss")
     gradient_checkpointing: bool = option(True, "recompute activations in backward")
     # evaluation and checkpoints
@@ -676,7 +681,9 @@ def chunked_loss(student, teacher, reference, t: Tokens, method, config):
     return ChunkedLoss.apply(*sides, t, method, config, torch.is_grad_enabled())
 
 
-def kl_teacher_student(student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=256):
+def kl_teacher_student(
+    student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=1024
+):
     """For other people's code: sum_t w_t KL(teacher || student)_t over the vocabulary (Eq. 10), and
     the KLs, [T] float32 nats, detached. From hidden states [T,H], head_weight [V,H] and weights [T]
     (if None, 1/T each). The gradient reaches student_hidden and, through its side alone, the head.
@@ -855,7 +862,7 @@ def sample_responses(model, prompts, stops, config, seed, phase):
         new_tokens = min(config.burst_tokens, config.max_new_tokens - done)
         burst = replace(config, max_new_tokens=new_tokens)
         texts = [prompts[i] + responses[i] for i in going]
-        calls = pack(texts, lambda text: len(text) + new_tokens, config.rollout_tokens)
+        calls = pack(texts, lambda text, n=new_tokens: len(text) + n, config.rollout_tokens)
         numbered = list(enumerate(calls, calls_before))
         sampled = []
         for number, call in progress(numbered[RANK::RANKS], f"{phase} from token {done}"):
@@ -901,6 +908,7 @@ def generate(model, prompts, stops, config):
 # of the micro-batches, and FSDP shards the weights.
 RANK = int(os.environ.get("RANK", "0"))
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))
+THREADS = max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # of a rank
 NOW = {"phase": ""}  # for the message of an out-of-memory error
 
 
@@ -957,6 +965,8 @@ def join_ranks():
     if (cuda or RANKS > 1) and not dist.is_initialized():
         one = {} if RANKS > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **one)
+    if cuda and RANKS > 1:  # torchrun allows one thread; an AdamW on the host needs more
+        torch.set_num_threads(THREADS)
     return "cuda" if cuda else "cpu"
 
 
@@ -1678,23 +1688,27 @@ def credit_rows(models, tokenizer, failed, config):
         condition_teacher(r, answer_alone, tokenizer, config)
     set_credit(models, alone, config)
 
-    def top5(model, prompt):
-        hidden, head = model([prompt], [[0]])
-        p, ids = matmul_float32(hidden, head.T)[0].softmax(-1).topk(5)
-        return list(zip(tokenizer.batch_decode(ids[:, None].tolist()), p.tolist()))
+    def top5(model, prompts):
+        """For each prompt, the five likeliest next tokens and their probabilities."""
+        found = []
+        for batch in pack(prompts, len, config.micro_batch_tokens):
+            hidden, head = model(batch, [[0]] * len(batch))
+            p, ids = matmul_float32(hidden, head.T).softmax(-1).topk(5)  # [B,5]
+            tokens = [tokenizer.batch_decode([[token] for token in row]) for row in ids.tolist()]
+            found += [list(zip(*pair)) for pair in zip(tokens, p.tolist())]
+        return found
 
+    taus = [divergence_point(r.response, r.peer.response) for r in failed]
+    before = [r.response[:tau] for r, tau in zip(failed, taus)]
+    teacher = top5(models.teacher, [r.teacher_prompt + x for r, x in zip(failed, before)])
+    student = top5(models.student, [r.prompt + x for r, x in zip(failed, before)])
     rows = []
-    for r, other in zip(failed, alone):
-        tau = divergence_point(r.response, r.peer.response)
-        before = r.response[:tau]
+    for i, (r, tau) in enumerate(zip(failed, taus)):
         row = {"question": r.problem.question, "answer": r.problem.answer or "", "reward": r.reward}
         row |= {"tau": tau, "tokens": pieces(tokenizer, r.response)}
         row["peer_tokens"] = pieces(tokenizer, r.peer.response)
-        row |= {"credit": r.credit.tolist(), "credit_answer_only": other.credit.tolist()}
-        row["top5"] = {
-            "teacher": top5(models.teacher, r.teacher_prompt + before),
-            "student": top5(models.student, r.prompt + before),
-        }
+        row |= {"credit": r.credit.tolist(), "credit_answer_only": alone[i].credit.tolist()}
+        row["top5"] = {"teacher": teacher[i], "student": student[i]}
         rows.append(row)
     return rows
 
@@ -1933,10 +1947,11 @@ def first_line(error):
 DATA = Path(__file__).resolve().parent / "data"
 LAB = {"model": str(DATA / "tiny-qwen3")}  # the defaults where no --model is given
 LAB |= {"train_data": str(DATA / "train.jsonl"), "eval_data": str(DATA / "eval.jsonl")}
-LAB |= {"teacher": "frozen", "steps": 40, "learning_rate": 1e-4, "questions_per_step": 16}
+LAB |= {"teacher": "frozen", "steps": 16, "learning_rate": 3e-4, "questions_per_step": 16}
 LAB |= {"max_new_tokens": 72, "rollout_tokens": 16_384, "micro_batch_tokens": 4096}
-LAB |= {"gradient_checkpointing": False, "save_every": 10}
-LAB |= {"eval_every": 0, "eval_questions": 128, "eval_samples": 8}
+LAB |= {"gradient_checkpointing": False, "save_every": 8}
+LAB |= {"compile": False}  # for 112 logits it takes longer than it gains
+LAB |= {"eval_every": 0, "eval_questions": 64, "eval_samples": 8}
 MAY_BE_0 = ("steps", "beta", "temperature", "eval_every", "save_every", "seed", "window")
 STOP = []  # signals that have come: save after this step, and end
 

@@ -297,7 +297,7 @@ def learn(spec):
     """One run: figures of each step, and its evaluations."""
     hsd.METHODS.update(MORE_METHODS)
     n, asked = spec["n"], "valid" if "rates" in spec["experiment"] else "eval"
-    more = {"compile": False, "steps": 16}
+    more = {"steps": 16, "eval_questions": 128}
     more |= {"max_new_tokens": 48 + 8 * n, "rollout_tokens": 32_768} if n else {}
     for name, stem in (("train_data", "train"), ("eval_data", asked)):
         path = f"questions/{stem}-{n}" if n else stem.replace("valid", "questions/valid")

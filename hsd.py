@@ -1,6 +1,6 @@
 """Hindsight Self-Distillation (HSD, arXiv 2606.15576) in one file.
 
-    python hsd.py                       a tiny Qwen3 learns arithmetic on a CPU, in two minutes
+    python hsd.py                       a tiny Qwen3 learns arithmetic on a CPU, in a minute
     python hsd.py --model Qwen/Qwen3-8B --train_data train.jsonl --eval_data eval.jsonl
 
 A rollout fails somewhere. An outcome reward (GRPO) tells all of its tokens the same thing; HSD

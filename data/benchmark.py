@@ -11,8 +11,9 @@ loss      kl_teacher_student against the dense way and, on CUDA if it is install
 update    one optimizer step of grpo, opsd and hsd on the same rollouts
 rollouts  generated tokens per second
 verify    answers and programs per second
-full_size Qwen3-8B on paper: bytes of each phase and operations of an update, counted on the real
-          functions with tensors that have no memory. Only if asked for; no GPU needed, 3 minutes
+full_size Qwen3-8B on paper: bytes of each phase, operations of an update, and the calls, bytes and
+          operations of a step's rollouts, counted on the real functions with tensors that have no
+          memory. Only if asked for; no GPU needed, 4 minutes
 step      the whole step of hsd.py: rollouts, verification, peers, update, optimizer. A model with
           random weights solves nothing: the rewards are drawn
 
@@ -71,6 +72,13 @@ QWEN3_32B = {  # where it differs
     "intermediate_size": 25_600,
     "num_hidden_layers": 64,
     "num_attention_heads": 64,
+}
+QWEN3_06B = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "tie_word_embeddings": True,
 }
 STAND_IN = QWEN3_8B | {
     "vocab_size": 8192,
@@ -482,21 +490,35 @@ def full_size_models(shape):
     return policies
 
 
-def decode_step(policy, prompt, config):
-    """A call of hsd.sample(): the prompts' pass, then the last token's, with a full cache."""
-    rows = config.rollout_tokens // (prompt + config.max_new_tokens)
-    last, shape, lm = prompt + config.max_new_tokens - 1, policy.lm.config, policy.lm.eval()
+def decode_step(policy, rows, prompt, new_tokens, meter=None):
+    """What hsd.generate() does in a call: the last 256 tokens of the prompts, at which the cache of
+    those before is there, and a step of one token with a full cache. The meter is for the step."""
+    shape, lm = policy.lm.config, policy.lm.eval()
     hsd.unshard(policy)
-    mask, cache = torch.ones(rows, last + 1, dtype=torch.long), transformers.DynamicCache()
-    with torch.no_grad():
-        ids = torch.zeros(rows, prompt, dtype=torch.long)
-        lm(ids, attention_mask=mask[:, :prompt], past_key_values=cache, logits_to_keep=1)
+    mask = torch.ones(rows, prompt + new_tokens, dtype=torch.long)
+    ids = torch.zeros(rows, min(prompt, 256), dtype=torch.long)
+    cache = transformers.DynamicCache()
+
+    def fill(tokens):
         for layer in range(shape.num_hidden_layers):
-            size = (rows, shape.num_key_value_heads, last - prompt, shape.head_dim)
+            size = (rows, shape.num_key_value_heads, tokens, shape.head_dim)
             cache.update(*(torch.empty(size, dtype=torch.bfloat16) for _ in "kv"), layer)
-        logits = lm(ids[:, :1], attention_mask=mask, past_key_values=cache).logits[:, -1]
-        scores = transformers.TopPLogitsWarper(0.95)(ids, logits.float())
-        scores.softmax(-1).multinomial(1)
+
+    with torch.no_grad():
+        fill(prompt - ids.shape[1])
+        lm(ids, attention_mask=mask[:, :prompt], past_key_values=cache, logits_to_keep=1)
+        fill(new_tokens - 1)
+        with meter or contextlib.nullcontext():
+            logits = lm(ids[:, :1], attention_mask=mask, past_key_values=cache).logits[:, -1]
+            scores = transformers.TopPLogitsWarper(0.95)(ids, logits.float())
+            scores.softmax(-1).multinomial(1)
+
+
+def rounds(policy, prompt, config):
+    """The first and the last round of hsd.sample_responses(), with as many rows as it takes."""
+    for done in (0, config.max_new_tokens - config.burst_tokens):
+        rows = config.rollout_tokens // (prompt + done + config.burst_tokens)
+        decode_step(policy, rows, prompt + done, config.burst_tokens)
 
 
 def micro_batch(models, lengths, config, last):
@@ -526,12 +548,13 @@ def peaks(shape, config, ranks, room):
             return map(local, masters + frozen + sums + moments)
 
         meter.host = kept if offload else list
-        q, o, peer = 256, config.max_new_tokens, config.max_peer_tokens + 128
+        q, o = 256, config.max_new_tokens
+        peer = min(config.max_peer_tokens, o) + 128
         lengths = [(q, peer, o)] * max(1, config.micro_batch_tokens // (q + o))
         models = hsd.Models(student, student, reference)
         phases = {
-            "rollouts": lambda: decode_step(student, q, config),
-            "the self-teacher's evaluation": lambda: decode_step(student, q + peer, config),
+            "rollouts": lambda: rounds(student, q, config),
+            "the self-teacher's evaluation": lambda: rounds(student, q + peer, config),
             "update, first micro-batch": lambda: micro_batch(models, lengths, config, False),
             "update, a later one": lambda: micro_batch(models, lengths, config, False),
             "update, the last one": lambda: micro_batch(models, lengths, config, True),
@@ -602,6 +625,86 @@ def drawn_lengths(count, mean, most):
     return [max(16, int(n * mean / (sum(lengths) / count))) for n in lengths]
 
 
+class Traffic(TorchDispatchMode):
+    """Counts operations that do more than look at a tensor, and the bytes that they read and write.
+    An expanded tensor counts as large as it is stored."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.namespace == "aten" and not function.is_view:
+            self.operations += 1
+            looks_up = function is torch.ops.aten.embedding.default  # some rows of a table
+            for x in tree_leaves(result if looks_up else (args, kwargs, result)):
+                if isinstance(x, torch.Tensor):
+                    self.bytes += min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
+        return result
+
+
+def decode_cost(shape):
+    """A function of rows and length of the cache: seconds of a step of one token on an H100, where
+    memory gives 70% of 3.35 TB/s and to start an operation takes 10 us."""
+    with simulation(1):
+        policy = full_size_models(shape)[1]
+
+        def counted(rows, length):
+            decode_step(policy, rows, length - 64, 64, traffic := Traffic())
+            return traffic.operations, traffic.bytes
+
+        (operations, one), (_, wide), (_, long), (_, both) = (
+            counted(*size) for size in ((16, 512), (32, 512), (16, 1024), (32, 1024))
+        )
+    per_token = (both - wide - long + one) / (16 * 512)
+    per_row = (wide - one) / 16 - 512 * per_token
+    fixed = one - 16 * per_row - 16 * 512 * per_token
+    assert abs(fixed + 16 * per_row + 16 * 1024 * per_token - long) < 1e-3 * long
+
+    def seconds(rows, length):
+        moved = fixed + rows * per_row + rows * length * per_token
+        return max(operations * 1e-5, moved / (0.7 * 3.35e12))
+
+    return seconds
+
+
+def plan(lengths, config, prompt=256):
+    """The calls of generate() that hsd.sample_responses() makes for responses of these lengths:
+    (rows, tokens of a prompt, steps, tokens that are kept)."""
+    calls = []
+
+    def generate(model, prompts, stops, config):
+        left = [min(lengths[p[0]] - (len(p) - prompt), config.max_new_tokens) for p in prompts]
+        calls.append((len(prompts), len(prompts[0]), max(left), sum(left)))
+        ended = [len(p) - prompt + n == lengths[p[0]] for p, n in zip(prompts, left)]
+        return [[0] * (n - 1) + [-1 if end else 0] for n, end in zip(left, ended)]
+
+    stub = torch.nn.Module()
+    stub.device = torch.device("cpu")
+    prompts = [[i] + [0] * (prompt - 1) for i in range(len(lengths))]
+    with mock.patch.object(hsd, "generate", generate):
+        hsd.sample_responses(stub, prompts, [-1], config, "0", "plan")
+    return calls
+
+
+def rollouts_table(shape, read, lengths):
+    """What the rollouts of a step cost. Returns the seconds by the tokens of a burst."""
+    step, rows, found = decode_cost(shape), [], {}
+    for burst in (4096, 1024, 512, 256):
+        calls = plan(lengths, hsd.Config(burst_tokens=burst))
+        steps, kept = sum(call[2] for call in calls), sum(call[3] for call in calls)
+        prefill = sum(n * read(width) for n, width, *_ in calls) / (0.4 * 989e12)
+        decode = sum(m * step(n, width + m / 2) for n, width, m, _ in calls)
+        found[burst] = prefill + decode
+        useful = kept / sum(n * m for n, _, m, _ in calls)
+        cells = [f"{len(calls)}", f"{steps:,}", f"{useful:.0%}", f"{prefill:.0f}", f"{decode:.0f}"]
+        rows.append([f"{burst:,}", *cells])
+    columns = ["--burst_tokens", "calls", "decode steps", "useful", "s of prompts", "s of steps"]
+    table("Rollouts of that step, one H100, on paper", columns, rows)
+    return found
+
+
 def update_operations(counts, context, lengths, reference, question=256, kept=None):
     """PFLOP of an update on rollouts of these lengths, whose contexts take context(length), and of
     which only the lengths `kept` are read, if given."""
@@ -614,9 +717,10 @@ def update_operations(counts, context, lengths, reference, question=256, kept=No
     return total / 1e15
 
 
-def window_table(counts, lengths, window=32):
-    """HSD's update with and without --window where tau is the median of the paper's Table 4 and so
-    many rollouts have a peer as in its section 4 (G = 8), by the difficulty of the questions."""
+def window_table(counts, lengths, rollouts, window=32):
+    """HSD's step with and without --window where tau is the median of the paper's Table 4 and so
+    many rollouts have a peer as in its section 4 (G = 8), by the difficulty of the questions. Its
+    rollouts take so many seconds."""
     rows, rng, grpo = [], random.Random(0), update_operations(counts, None, lengths, True)
     for name, tau, share in (("easy", 28, 0.96), ("medium", 52, 0.78), ("hard", 84, 0.42)):
         peers = {i for i in range(len(lengths)) if rng.random() < share}
@@ -628,9 +732,11 @@ def window_table(counts, lengths, window=32):
                 [update_operations(counts, context, part, True, kept=x) for x in (part, cut)]
             )
         whole, cut = (sum(x) / grpo for x in zip(*cost))
-        rows.append([name, f"{tau}", f"{share:.0%}", f"{whole:.2f}", f"{cut:.2f}"])
-    columns = ["questions", "tau", "rollouts with a peer", "of grpo's", f"with --window {window}"]
-    table("HSD's update, with pi_0, by what the paper says of tau and peers", columns, rows)
+        seconds = [f"{rollouts + x * grpo * 1e15 / (0.4 * 989e12):,.0f}" for x in (whole, cut)]
+        rows.append([name, f"{tau}", f"{share:.0%}", f"{whole:.2f}", f"{cut:.2f}", *seconds])
+    columns = ["questions", "tau", "with a peer", "update, of grpo's", f"with --window {window}"]
+    columns += ["a step, s", f"with --window {window}"]
+    table("HSD's step, with pi_0, by what the paper says of tau and peers", columns, rows)
 
 
 CONTEXT_LENGTHS = {
@@ -642,13 +748,16 @@ CONTEXT_LENGTHS = {
 
 def memory_table(shape):
     """The peaks of each phase on one GPU and on eight, and which fields make them fit."""
+    small_card = {"max_new_tokens": 1024, "rollout_tokens": 65_536}
     setups = {  # what has to change, and how many GB there are
         "one of 80 GB, the defaults": (shape, {}, 1, 85),
         "one of 48 GB": (shape, {"rollout_tokens": 131_072, "micro_batch_tokens": 8_704}, 1, 48),
         "each of eight": (shape, {}, 8, 85),
     }
     if shape.hidden_size == QWEN3_8B["hidden_size"]:
-        small = {"rollout_tokens": 34_816, "micro_batch_tokens": 4_352}
+        smallest = Qwen3Config(**QWEN3_8B | QWEN3_06B)
+        setups["one of 24 GB, Qwen3-0.6B"] = (smallest, small_card, 1, 24)
+        small = {"rollout_tokens": 34_816, "micro_batch_tokens": 4_352, "chunk_tokens": 256}
         larger = Qwen3Config(**QWEN3_8B | QWEN3_32B)
         setups["each of eight, Qwen3-32B"] = (larger, small, 8, 85)
     found, rows = {}, []
@@ -691,7 +800,7 @@ def part_full_size(args):
     table(
         "128 x 8 rollouts: questions 256, responses 1,500 on average, at most 4,096", columns, rows
     )
-    window_table(counts, lengths)
+    window_table(counts, lengths, rollouts_table(given, counts[0], lengths)[512])
     rows = []
     for n in (500, 1500, 4000, 8000):
         grpo, hsd_cost = (

@@ -54,7 +54,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_origin, get_type_hints
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of Ctrl-C while torch is imported
@@ -90,6 +90,7 @@ class Problem:
     answer: str | None = None  # a* in the paper
     solution: str | None = None  # an offline reference; of all methods only SDFT shows it
     tests: tuple = ()
+    source: str = field(default="", repr=False, compare=False)  # the name of its file
 
 
 # The paper prints no prompts, so these are ours. For the tiny model each sentence is one token:
@@ -292,8 +293,9 @@ class Config:
     (ours). Without --model, or with --lab, the values of LAB are the defaults."""
 
     model: str = option("Qwen/Qwen3-8B", "folder or hub name of a causal LM")
-    train_data: str = option(None, "problems, JSON Lines or .gz of it")
-    eval_data: str = option(None, "held-out problems, likewise")
+    train_data: list[str] = option(None, "problems, files of JSON Lines or .gz of it")
+    mix: list[int] = option(None, "so many of each file in turn; if None, all are one file (ours)")
+    eval_data: list[str] = option(None, "held-out problems, likewise; each file is a benchmark")
     out: str = option(None, "folder of the run; if None, runs/METHOD (METHOD-eval for 0 steps)")
     lab: bool = option(False, "take the lab's values, also where there is a --model")
     seed: int = option(0, "of the questions' order, the rollouts and the peers")
@@ -325,7 +327,7 @@ class Config:
     gradient_checkpointing: bool = option(True, "recompute activations in backward")
     # evaluation and checkpoints
     eval_every: int = option(100, "steps between evaluations; 0: before and after only (ours)")
-    eval_questions: int = option(500, "held-out questions of an evaluation (ours)")
+    eval_questions: int = option(500, "held-out questions, of each file the first (ours)")
     eval_samples: int = option(16, "samples per question; pass@1 is their mean")
     save_every: int = option(50, "steps between checkpoints; 0: at the end only (ours)")
     resume: bool = option(False, "go on with the run in --out, with its settings")
@@ -1521,12 +1523,25 @@ def load_problems(path):
 
 # ======================================== Part IV: a run ==========================================
 # ---- Data ----------------------------------------------------------------------------------------
+def load_files(paths, most=None):
+    """Return the problems of some files, of each the first `most`; if None, all."""
+    problems = []
+    names = [Path(path).name.removesuffix(".gz").removesuffix(".jsonl") for path in paths]
+    for name, path in zip(names, paths):
+        if names.count(name) > 1:
+            raise InputError(f"{path}: two files are called {name}")
+        problems += [replace(p, source=name) for p in load_problems(path)[:most]]
+    return problems
+
+
 def load_data(config):
     """Return (training, held-out) problems. Says, or refuses, what would leave the method idle."""
     if not config.eval_data or config.steps and not config.train_data:
         raise InputError("this model needs --train_data and --eval_data")
-    problems = load_problems(config.train_data) if config.steps else []
-    held_out = load_problems(config.eval_data)[: config.eval_questions]
+    if config.mix and len(config.mix) != len(config.train_data or []):
+        raise InputError(f"--mix {config.mix}: one number for each file of --train_data")
+    problems = load_files(config.train_data) if config.steps else []
+    held_out = load_files(config.eval_data, config.eval_questions)
     if any(p.tests for p in problems + held_out):  # InputError if nothing can confine programs
         run_tests("", [{"input": "", "output": ""}], required=True)
     answers = [p.answer for p in problems + held_out if p.answer]
@@ -1570,16 +1585,29 @@ def check_lengths(model, tokenizer, problems, config):
 
 
 def questions_of_step(problems, step, config):
-    """Return the Q problems of a step, counted from 0. The order of a pass over the data follows
-    from seed and pass alone, so a resumed run needs to know nothing but its step."""
+    """Return the Q problems of a step, counted from 0. The order of a pass over a file follows from
+    seed and pass alone, so a resumed run needs to know nothing but its step."""
     Q = config.questions_per_step
-    n = len(problems)
+    files = [problems]
+    turns = [0]  # whose turn it is: with --mix 4 1, the files 0 0 0 0 1
+    if config.mix:
+        names = dict.fromkeys(p.source for p in problems)  # in their order
+        files = [[p for p in problems if p.source == name] for name in names]
+        turns = [i for i, count in enumerate(config.mix) for _ in range(count)]
 
     @functools.cache
-    def order_of_pass(i):
-        return random.Random(f"{config.seed} order {i}").sample(problems, n)
+    def order_of_pass(i, number):
+        return random.Random(f"{config.seed} order {number}").sample(files[i], len(files[i]))
 
-    return [order_of_pass(place // n)[place % n] for place in range(step * Q, (step + 1) * Q)]
+    found = []
+    for place in range(step * Q, (step + 1) * Q):
+        cycle, turn = divmod(place, len(turns))
+        i = turns[turn]
+        number, place_in_pass = divmod(
+            cycle * turns.count(i) + turns[:turn].count(i), len(files[i])
+        )
+        found.append(order_of_pass(i, number)[place_in_pass])
+    return found
 
 
 # ---- Evaluation and metrics ----------------------------------------------------------------------
@@ -1595,9 +1623,14 @@ def evaluate(models, tokenizer, problems, config, step):
     rollouts = [r for group in groups for r in group]
     verify_rollouts(rollouts)
     row = {"step": step}
-    successes = [int(sum(r.reward for r in group)) for group in groups]
-    for k in sorted({1, min(n, 8), n}):
-        row[f"eval/pass@{k}"] = mean(pass_at_k(n, c, k) for c in successes)
+    parts = {"eval": groups}
+    if len({p.source for p in problems}) > 1:
+        for group in groups:
+            parts.setdefault(f"eval/{group[0].problem.source}", []).append(group)
+    for name, part in parts.items():
+        successes = [int(sum(r.reward for r in group)) for group in part]
+        for k in sorted({1, min(n, 8), n}):
+            row[f"{name}/pass@{k}"] = mean(pass_at_k(n, c, k) for c in successes)
     for group in groups:
         choose_peers(group, "uniform", rng)
     for r in rollouts:
@@ -1763,8 +1796,8 @@ class Run:
             lock(self.out)
         about = self.out / "config.json"
         ours = about.exists() and "peer_rule" in read_json(about)
-        reads = [Path(path) for path in (config.model, config.train_data, config.eval_data) if path]
-        reads = [path.resolve() for path in reads if path.exists()]
+        reads = [config.model, *(config.train_data or []), *(config.eval_data or [])]
+        reads = [Path(path).resolve() for path in reads if Path(path).exists()]
         out = Path(os.path.realpath(self.out))  # resolve() would raise in a loop of links
         if config.resume and (config.overwrite or not config.steps):
             raise InputError("--resume goes on: neither --overwrite nor --steps 0 goes with it")
@@ -1898,8 +1931,15 @@ class Run:
         self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
         self.write("metrics.jsonl", self.rows)
         shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")
-        figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or "/" in k]
+        figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or k.count("/") == 1]
         print0(f"step {row['step']:>4}  " + "  ".join(figures))
+        benchmarks = {}
+        for key, value in row.items():
+            if key.count("/") == 2:
+                _, name, figure = key.split("/")
+                benchmarks.setdefault(name, []).append(f"{figure} {value:.3g}")
+        for name, figures in benchmarks.items():
+            print0(f"    {name:<24}  " + "  ".join(figures))
         if row["step"] == 1 and row.get("reward") == 0:
             print0(f"every reward is 0; rollouts that were cut: {row['truncated_share']:.0%}")
         if collapsing(self.rows) and not collapsed:
@@ -1946,7 +1986,7 @@ def first_line(error):
 
 DATA = Path(__file__).resolve().parent / "data"
 LAB = {"model": str(DATA / "tiny-qwen3")}  # the defaults where no --model is given
-LAB |= {"train_data": str(DATA / "train.jsonl"), "eval_data": str(DATA / "eval.jsonl")}
+LAB |= {"train_data": [str(DATA / "train.jsonl")], "eval_data": [str(DATA / "eval.jsonl")]}
 LAB |= {"teacher": "frozen", "steps": 16, "learning_rate": 3e-4, "questions_per_step": 16}
 LAB |= {"max_new_tokens": 72, "rollout_tokens": 16_384, "micro_batch_tokens": 4096}
 LAB |= {"gradient_checkpointing": False, "save_every": 8}
@@ -1956,18 +1996,31 @@ MAY_BE_0 = ("steps", "beta", "temperature", "eval_every", "save_every", "seed", 
 STOP = []  # signals that have come: save after this step, and end
 
 
+def makes_sense(f, value, kind):
+    """Whether a value of a field, or of its list, does."""
+    if type(value) is not kind or value not in f.metadata.get("choices", [value]):
+        return False
+    if kind is bool:
+        return True
+    if kind is str:
+        return value not in ("", "None")
+    most = 10**9 if kind is int else sys.float_info.max
+    most = 1 if f.name in ("top_p", "ema_decay") else most
+    return 0 < value <= most or value == 0 and f.name in MAY_BE_0
+
+
 def check(config):
     """Raise InputError, naming the field, if a value of Config makes no sense."""
+    types = get_type_hints(Config)
     for f in fields(Config):
         value = getattr(config, f.name)
-        kind = str if f.default is None else type(f.default)
-        right = isinstance(value, kind) and value in f.metadata.get("choices", [value])
-        if kind is str:
-            right = value is f.default or right and value not in ("", "None")
-        elif kind is not bool:
-            most = 10**9 if kind is int else sys.float_info.max
-            most = 1 if f.name in ("top_p", "ema_decay") else most
-            right = right and (0 < value <= most or value == 0 and f.name in MAY_BE_0)
+        kind = types[f.name]
+        right = value is f.default
+        if not right and get_origin(kind) is list:
+            right = isinstance(value, list) and value != []
+            right = right and all(makes_sense(f, x, *get_args(kind)) for x in value)
+        elif not right:
+            right = makes_sense(f, value, kind)
         if not right:
             raise InputError(f"--{f.name} {value}: out of range")
     if config.steps and not config.temperature:

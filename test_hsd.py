@@ -980,13 +980,52 @@ def test_a_damaged_gzip_is_named_and_each_pass_has_each_question_once(tmp_path):
     assert order[:10] != order[10:] and sorted(order[:10]) == sorted(order[10:]) == list(range(10))
 
 
+def test_files_are_mixed_by_turns_and_each_has_an_order_of_its_own(tmp_path):
+    names = {"a": 6, "b": 4}
+    paths = [
+        write_lines(
+            tmp_path / f"{name}.jsonl", *({"question": f"{i}", "answer": "1"} for i in range(n))
+        )
+        for name, n in names.items()
+    ]
+    config = lab(train_data=paths, mix=[2, 1], questions_per_step=4)
+    problems, _ = hsd.load_data(config)
+    drawn = [p for step in range(6) for p in hsd.questions_of_step(problems, step, config)]
+    assert "".join(p.source for p in drawn) == "aab" * 8
+    for name, n in names.items():
+        order = [int(p.question) for p in drawn if p.source == name]
+        assert sorted(order[:n]) == sorted(order[n : 2 * n]) == list(range(n))
+    config.mix = None
+    drawn = [p for step in range(5) for p in hsd.questions_of_step(problems, step, config)]
+    assert Counter(p.source for p in drawn[:10]) == Counter(p.source for p in drawn[10:]) == names
+    for mix, data, said in (([1], paths, "one number for"), (None, paths[:1] * 2, "are called a")):
+        with pytest.raises(hsd.InputError, match=said):
+            hsd.load_data(lab(train_data=data, mix=mix))
+
+
+def test_each_file_of_eval_data_is_a_benchmark_beside_the_mean_over_all(tmp_path, capsys):
+    """Two of the first and, cut by --eval_questions, three of the second."""
+    lines = Path(EVAL).read_text().splitlines()
+    paths = [write_lines(tmp_path / f"{n}.jsonl", *lines[n : 3 * n]) for n in (1, 8)]
+    short = {"eval_samples": 8, "eval_questions": 3, "steps": 0, "out": tmp_path / "run"}
+    assert run("--lab", "--eval_data", *paths, **short) == 0
+    (row,) = rows_of(tmp_path / "run")
+    for k in (1, 8):
+        want = (2 * row[f"eval/1/pass@{k}"] + 3 * row[f"eval/8/pass@{k}"]) / 5
+        assert row[f"eval/pass@{k}"] == pytest.approx(want)
+    assert row["eval/1/pass@1"] != row["eval/8/pass@1"]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("1", "8"):
+        assert [name, "pass@1", f"{row[f'eval/{name}/pass@1']:.3g}"] in [x[:3] for x in shown]
+
+
 def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
     code = write_lines(tmp_path / "code.jsonl", {"question": "f", "tests": ["assert f()"]})
     with pytest.raises(hsd.InputError, match="sdft: 1 problems have no solution"):
-        hsd.load_data(lab(train_data=code, method="sdft"))
-    opsd = {"train_data": code, "method": "opsd"}
+        hsd.load_data(lab(train_data=[code], method="sdft"))
+    opsd = {"train_data": [code], "method": "opsd"}
     words = write_lines(tmp_path / "w.jsonl", {"question": "q", "answer": "no such thing"})
-    unread = {"eval_data": words, "steps": 0}, "1 of 1 answers have no value that can be read"
+    unread = {"eval_data": [words], "steps": 0}, "1 of 1 answers have no value that can be read"
     for changes, said in ((opsd, "1 of 1 problems have no answer"), unread):
         hsd.load_data(lab(**changes))
         assert said in capsys.readouterr().out
@@ -1743,7 +1782,7 @@ WRONG = """--learning_rate -1e-4|--learning_rate=-1e-4|--learning_rate nan|--top
 --peer_rule longest|--out None|--method|--methd hsd|--group 4
 --step 3|--model no/such/folder|--model ./nowhere|--model /no/where|--train_data missing.jsonl
 --eval_data missing.jsonl|--resume --out missing|hsd --seed 1
---ema_decay 2|--window 8 --method grpo|--window -1
+--ema_decay 2|--mix 0 1|--mix x|--window 8 --method grpo|--window -1
 --window 8 --method grpo+opsd|--temperature 0|--eval_samples 10000000000000"""
 
 

@@ -301,7 +301,7 @@ def learn(spec):
     more |= {"max_new_tokens": 48 + 8 * n, "rollout_tokens": 32_768} if n else {}
     for name, stem in (("train_data", "train"), ("eval_data", asked)):
         path = f"questions/{stem}-{n}" if n else stem.replace("valid", "questions/valid")
-        more[name] = str(HERE / f"{path}.jsonl")
+        more[name] = [str(HERE / f"{path}.jsonl")]
     config = hsd.Config(**hsd.LAB | more | {k: v for k, v in spec.items() if k in FIELDS})
     problems, held_out = hsd.load_data(config)
     tokenizer, models = hsd.load_models(config)
@@ -332,7 +332,7 @@ def measure(spec):
     more = {"beta": 0.0, "teacher": "live", "compile": False, "max_new_tokens": 176}
     config = hsd.Config(**hsd.LAB | more)
     tokenizer, models = hsd.load_models(config)
-    problems = hsd.load_problems(config.eval_data)[: 3 * spec["count"]]
+    problems = hsd.load_problems(config.eval_data[0])[: 3 * spec["count"]]
     rows = INSTRUMENTS[spec["experiment"]](models, tokenizer, problems, config, spec["count"])
     return spec, rows
 

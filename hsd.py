@@ -1861,6 +1861,7 @@ class Run:
                 shutil.rmtree(self.out / name, ignore_errors=True)
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         self.write("config.json", [asdict(self.config) | versions])
+        self.check_shared()
         self.write("metrics.jsonl", self.rows)
         weights = next(models.student.parameters())  # on the host where FSDP offloads them
         size = sum(p.numel() for p in models.student.parameters())
@@ -1873,6 +1874,14 @@ class Run:
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (self.out / f"{name}.new").write_text(text, encoding="utf-8")
             (self.out / f"{name}.new").rename(self.out / name)
+
+    def check_shared(self):
+        """Raise InputError if a rank does not see the folder of rank 0: it would save no shards."""
+        for _ in range(60):  # a network's disk may show a new file late
+            if len(set(all_gather_list([digest(self.out / "config.json")]))) == 1:
+                return
+            time.sleep(1)
+        raise InputError(f"{self.out} is not one folder for all ranks: choose one that they share")
 
     def tensors(self):
         """Return what the optimizer's steps change: weights, moments, an EMA teacher."""

@@ -1209,6 +1209,19 @@ def test_a_rank_with_nothing_to_do_keeps_the_others_company(tmp_path, method):
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 2, 2]
 
 
+def test_ranks_that_do_not_share_the_folder_of_a_run_are_told_so(tmp_path):
+    def act(*flags):
+        (tmp_path / str(hsd.RANK)).mkdir()
+        os.chdir(tmp_path / str(hsd.RANK))
+        time.sleep = lambda seconds: None
+        Path("said").write_text(run(*flags))
+
+    assert ended(*launch(act, "--out=here", "--steps=1", "--eval_questions=1", ranks=2)) == [0, 0]
+    for rank in (0, 1):
+        assert "here is not one folder for all ranks" in (tmp_path / f"{rank}/said").read_text()
+    assert not (tmp_path / "0/here/checkpoint").exists() and not (tmp_path / "1/here").exists()
+
+
 # ---- The optimizer -------------------------------------------------------------------------------
 
 

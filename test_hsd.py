@@ -1781,6 +1781,20 @@ def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(tmp_path):  # 
 
 
 # ---- Command line --------------------------------------------------------------------------------
+def test_what_torch_reads_when_it_is_imported_is_set_before_unless_the_user_has():
+    head = (ROOT / "hsd.py").read_text().partition("\nimport torch\n")[0]
+    head = "\n".join(line for line in head.splitlines() if "environ" in line)
+    ours = {"OMP_WAIT_POLICY": "PASSIVE", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    for user, want in (
+        ({}, ours),
+        ({"OMP_WAIT_POLICY": "a", "PYTORCH_ALLOC_CONF": "b"}, {}),
+        ({"OMP_WAIT_POLICY": "a", "PYTORCH_CUDA_ALLOC_CONF": "b"}, {}),
+    ):
+        environ = dict(user)
+        exec(head, {"os": SimpleNamespace(environ=environ)})
+        assert environ == user | want
+
+
 def test_help_lists_every_field_and_the_choices(capsys):
     assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -1791,7 +1791,7 @@ def test_what_torch_reads_when_it_is_imported_is_set_before_unless_the_user_has(
         ({"OMP_WAIT_POLICY": "a", "PYTORCH_CUDA_ALLOC_CONF": "b"}, {}),
     ):
         environ = dict(user)
-        exec(head, {"os": SimpleNamespace(environ=environ)})
+        exec(head, {"os": SimpleNamespace(environ=environ)})  # noqa: S102 (lines of ours)
         assert environ == user | want
 
 

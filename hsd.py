@@ -1067,7 +1067,7 @@ def load_lm(path, device, trained: bool):
         for name, value in vars(part).items():
             if isinstance(value, float) and re.search("drop|jitter", name):
                 setattr(part, name, 0.0)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     options = {"config": shape, "dtype": dtype, "output_loading_info": True}
     lm, found = AutoModelForCausalLM.from_pretrained(path, **options)
     if found["missing_keys"]:  # transformers draws them at random, and again for pi_0

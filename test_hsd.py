@@ -34,6 +34,8 @@ import transformers
 from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -1220,6 +1222,95 @@ def test_ranks_that_do_not_share_the_folder_of_a_run_are_told_so(tmp_path):
     for rank in (0, 1):
         assert "here is not one folder for all ranks" in (tmp_path / f"{rank}/said").read_text()
     assert not (tmp_path / "0/here/checkpoint").exists() and not (tmp_path / "1/here").exists()
+
+
+# ---- A GPU ---------------------------------------------------------------------------------------
+class OnGpu(torch.Tensor):
+    """A tensor on "gpu:0", which is not there: its numbers are `held` on the CPU. As on CUDA it is an
+    error to mix devices, or to ask for an out_dtype where operands are not bf16."""
+
+    is_cuda = True  # hsd.py asks
+    __torch_function__ = torch._C._disabled_torch_function_impl  # __torch_dispatch__ sees it all
+
+    @staticmethod
+    def __new__(cls, held):
+        options = {"strides": held.stride(), "dtype": held.dtype, "device": "gpu:0"}
+        tensor = torch.Tensor._make_wrapper_subclass(cls, held.shape, **options)
+        tensor.held = held
+        return tensor
+
+    def tolist(self):  # torch's own refuses a subclass
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, op, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        leaves, shape = tree_flatten((args, kwargs or {}))
+        operands = [x for x in leaves if isinstance(x, torch.Tensor)]
+        of_one_device = operands
+        if op in (aten.copy_.default, aten._to_copy.default):
+            of_one_device = []
+        if op in (aten.index.Tensor, aten.index_put_.default) and isinstance(args[0], cls):
+            of_one_device = [x for x in args[2:3] if x.dim()]  # indices may be on the CPU
+        if torch.Tag.pointwise in op.tags:  # single numbers too, unless they are written
+            written = op._schema.is_mutable and args[0]
+            of_one_device = [x for x in operands if x.dim() or x is written]
+        assert all(isinstance(x, cls) for x in of_one_device), f"{op}: operands on two devices"
+        if op == aten.mm.dtype:  # which no CPU has
+            assert {x.dtype for x in operands} == {torch.bfloat16}, f"{op}: operands are not bf16"
+            return cls(args[0].held.float() @ args[1].held.float())
+        held = ["cpu" if isinstance(x, torch.device) else getattr(x, "held", x) for x in leaves]
+        args, kwargs = tree_unflatten(held, shape)
+        result = op(*args, **kwargs)
+        if torch.device("cpu") in [x for x in leaves if isinstance(x, torch.device)]:
+            return result
+        known = dict(zip(map(id, held), leaves))  # what is written in place is returned itself
+        return tree_map_only(torch.Tensor, lambda x: known.get(id(x), cls(x)), result)
+
+
+def train_on_gpu():
+    """hsd.py on such tensors. A backend cannot be taken back, so this process is to end."""
+    _setup_privateuseone_for_python_backend("gpu")
+    library = torch.library.Library("_", "IMPL")
+
+    def make(op, *args, **kwargs):
+        return OnGpu.__torch_dispatch__(op, (), args, kwargs)
+
+    library.fallback(make, "PrivateUse1")  # where no operand is there yet
+    torch._C._set_only_lift_cpu_tensors(True)  # or torch.tensor() would go past __torch_dispatch__
+    torch.__future__.set_swap_module_params_on_conversion(True)  # in module.to()
+    torch.autograd.set_multithreading_enabled(False)  # a fork lacks autograd's threads
+    torch.set_num_threads(1)  # or transformers' threads race for the fork's new thread pool
+    torch.compile = lambda function, **_: function
+    a, b = torch.ones(2, 5, 5)
+    with pytest.raises(AssertionError, match="two devices"):
+        hsd.matmul_float32(a.to("gpu"), b)
+    with pytest.raises(AssertionError, match="not bf16"):
+        torch.mm(a.to("gpu"), b.to("gpu"), out_dtype=torch.float32)
+    results = []
+    for device in ("cpu", "gpu"):
+        s, t, w = (x.to(device, torch.bfloat16).requires_grad_() for x in hidden_states())
+        loss, kl = hsd.kl_teacher_student(s, t, w, torch.ones(37), 8)
+        loss.backward()
+        results.append([x.cpu() for x in (loss, kl, s.grad, w.grad)])
+    for x, y, tolerance in zip(*results, (1e-5, 1e-5, 0.01, 0.01)):
+        assert relative_error(x, y) < tolerance
+    hsd.join_ranks = lambda: "gpu"
+    hsd.verify_rollouts = lambda rollouts: setattr(rollouts[0], "reward", 1.0)
+    few = {"group_size": 2, "max_new_tokens": 2, "chunk_tokens": 1, "updates_per_batch": 2}
+    tokenizer, models = hsd.load_models(lab(teacher="ema"))  # of which the teacher is float32
+    assert (models.student.device.type, models.student.dtype) == ("gpu", torch.bfloat16)
+    optimizer = hsd.adamw(models.student, lab())
+    for name, method in hsd.METHODS.items():
+        now = models if method.context else models._replace(teacher=None)
+        figures = hsd.train_step(now, optimizer, tokenizer, [Q], 0, lab(**few, method=name))
+        assert 0 < figures["grad_norm"] < math.inf and math.isfinite(figures["loss"]), name
+    hsd.set_credit(models, rollouts := some_rollouts(2), lab())
+    assert {r.credit.device.type for r in rollouts} == {"cpu"}
+
+
+def test_all_methods_train_on_a_gpu_that_refuses_what_cuda_refuses(capfd):
+    assert ended(*launch(train_on_gpu)) == [0], capfd.readouterr().err
 
 
 # ---- The optimizer -------------------------------------------------------------------------------

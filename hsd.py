@@ -1419,7 +1419,11 @@ def run_tests(program, tests, timeout=10.0, required=False):
     ought to produce. It is no boundary against holes in the kernel: run code tasks in a container.
     """
     options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
-    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(os.getpid())]
+    import importlib.util
+
+    specs = filter(None, map(importlib.util.find_spec, ("numpy", "sympy", "mpmath")))
+    folders = [os.path.dirname(spec.origin) for spec in specs]
+    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(os.getpid()), *folders]
     for start in range(0, len(tests), 50):  # each takes two open files
         part = tests[start : start + 50]
         is_script = [isinstance(test, dict) and "input" in test for test in part]

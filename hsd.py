@@ -34,6 +34,7 @@ import fcntl
 import functools
 import gzip
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -1350,65 +1351,27 @@ def readable(answer: str) -> bool:
 
 
 # ---- Programs (section 5) ------------------------------------------------------------------------
-def read_tests(row):
-    """Return the tests of one JSON object with the keys of ours, MBPP, HumanEval or APPS, or (). A
-    test is a text of asserts, one with what sets it up, {"setup", "test"}, or that of a script,
-    {"input", "output"}. InputError for any other, and for one that tests nothing."""
-    tests = row.get("tests") or row.get("test_list") or []
-    imports = row.get("test_imports") or []
-    tests = tests if isinstance(tests, list) else [tests]
-    imports = imports if isinstance(imports, list) else [imports]
-    name = row.get("entry_point")
-    try:
-        setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
-        if setup:  # MBPP
-            tests = [{"setup": setup, "test": test} for test in tests]
-        if name and row.get("test"):  # HumanEval
-            tests = [f"{row['test']}\n\ncheck({name})"]
-            if not name.isidentifier():
-                raise ValueError(f"entry_point {name!r} is no name")
-        if cases := row.get("input_output"):
-            tests = read_apps(json.loads(cases) if isinstance(cases, str) else cases)
-        for test in tests:
-            if isinstance(test, str):
-                test = {"setup": "", "test": test}
-            if not isinstance(test, dict) or not all(type(x) is str for x in test.values()):
-                raise TypeError("it is neither a text nor an object of texts")
-            if set(test) == {"input", "output"}:
-                continue
-            if set(test) != {"setup", "test"}:
-                raise ValueError(f"its keys are {', '.join(test)}")
-            for text in test.values():
-                compile(text, "test", "exec")  # SyntaxError, for a return outside a function too
-            nodes = ast.walk(ast.parse(test["test"]))
-            if not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes):
-                raise ValueError("it asserts and calls nothing")
-    except Exception as error:  # data of any shape
-        raise InputError(f"a test cannot be used: {type(error).__name__}: {error}") from error
-    return tuple(tests)
+def sandbox(task):
+    """Return a command that starts data/sandbox.py. It may read numpy, SymPy and mpmath."""
+    options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
+    specs = filter(None, map(importlib.util.find_spec, ("numpy", "sympy", "mpmath")))
+    folders = [os.path.dirname(spec.origin) for spec in specs]
+    return [sys.executable, *options, str(DATA / "sandbox.py"), str(task), *folders]
 
 
-def read_apps(cases):
-    """The tests of APPS: inputs and outputs of a script or, with a fn_name, of a function."""
-    inputs = cases["inputs"]
-    outputs = cases["outputs"]
-    if not isinstance(inputs, list) or not isinstance(outputs, list):
-        raise TypeError("inputs and outputs are no lists")
-    pairs = list(zip(inputs, outputs, strict=True))
-    if name := cases.get("fn_name"):
-        return [CALL.format(json.dumps(pair), name) for pair in pairs]
-    pairs = [["\n".join(x) if isinstance(x, list) else x for x in pair] for pair in pairs]
-    return [{"input": given, "output": output} for given, output in pairs]
-
-
-# JSON knows no tuples, and some outputs lie in a list of one
-CALL = """import json
-given, want = json.loads({0!r})
-try:
-    function = Solution().{1}
-except NameError:
-    function = {1}
-assert want in (got := json.loads(json.dumps(function(*given))), [got])"""
+def read_tests(rows):
+    """Return for each row of code data a list of tests, or a text that says why they cannot be
+    used. What the rows of which data set mean is known to data/sandbox.py."""
+    if rows and not (DATA / "sandbox.py").is_file():
+        raise InputError("programs are judged by data/sandbox.py, which is not there")
+    if not rows:
+        return []
+    text = "\n".join(map(json.dumps, rows)).encode()
+    done = subprocess.run(sandbox("read"), check=False, input=text, capture_output=True, env={})
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"data/sandbox.py failed: {reason}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def run_tests(program, tests, timeout=10.0, required=False):
@@ -1418,12 +1381,6 @@ def run_tests(program, tests, timeout=10.0, required=False):
     data/sandbox.py confines the program to computing, within limits, and keeps from it what it
     ought to produce. It is no boundary against holes in the kernel: run code tasks in a container.
     """
-    options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
-    import importlib.util
-
-    specs = filter(None, map(importlib.util.find_spec, ("numpy", "sympy", "mpmath")))
-    folders = [os.path.dirname(spec.origin) for spec in specs]
-    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(os.getpid()), *folders]
     for start in range(0, len(tests), 50):  # each takes two open files
         part = tests[start : start + 50]
         is_script = [isinstance(test, dict) and "input" in test for test in part]
@@ -1431,7 +1388,9 @@ def run_tests(program, tests, timeout=10.0, required=False):
         limits = {"timeout": len(part) * timeout + 60, "env": {}, "start_new_session": True}
         try:
             text = "\n".join(lines).encode()
-            done = subprocess.run(command, check=False, input=text, capture_output=True, **limits)
+            done = subprocess.run(
+                sandbox(os.getpid()), check=False, input=text, capture_output=True, **limits
+            )
             status = done.returncode
             reason = done.stderr.decode(errors="replace").strip()
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -1448,16 +1407,28 @@ def run_tests(program, tests, timeout=10.0, required=False):
 
 
 # ---- Rows of data sets ---------------------------------------------------------------------------
+TESTS = ("tests", "test_list", "test", "input_output", "public_test_cases")  # keys of code data
+
+
 def parse_problem(row):
-    """Return the Problem in a JSON object with the keys of GSM8K, MATH, AIME, HumanEval, MBPP, APPS
-    or ours. Raises InputError if there is no question, or neither an answer nor tests."""
+    """Return the Problem in a JSON object with the keys of GSM8K, MATH, NuminaMath, AIME, DAPO,
+    HumanEval, MBPP, APPS, LiveCodeBench or ours; its tests are not read. Raise InputError if there
+    is no question."""
     if not isinstance(row, dict):
         raise InputError("not a JSON object")
-    keys = ("question", "problem", "prompt", "text")
+    keys = ("question", "problem", "prompt", "text", "question_content")
     question = next((row[key] for key in keys if row.get(key)), "")
+    if isinstance(question, list):  # DAPO: messages
+        said = [message.get("content") for message in question if message.get("role") == "user"]
+        question = said[-1] if said else ""
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("no text under question, problem, prompt or text")
+    if starter := row.get("starter_code"):
+        question = f"{question.strip()}\n\n{starter}"
     answer = row.get("answer")
     solution = row.get("solution")
-    tests = read_tests(row)
+    if isinstance(row.get("reward_model"), dict):  # DAPO
+        answer = row["reward_model"].get("ground_truth")
     if isinstance(answer, str) and "####" in answer:  # GSM8K
         solution, answer = (part.strip() for part in answer.rsplit("####", 1))
     if answer in (None, "") and isinstance(solution, str) and "\\boxed" in solution:  # MATH
@@ -1465,18 +1436,18 @@ def parse_problem(row):
     answer = str(answer).strip() if type(answer) in (int, float, str) else ""
     if not isinstance(solution, str | None):
         raise InputError("its solution is no text")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError("no text under question, problem, prompt or text")
-    if not tests and answer in ("", "nan", "inf", "-inf"):
-        raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
-    # raises ValueError for NaN and for lone surrogates
-    json.dumps([question, answer, solution, tests], ensure_ascii=False, allow_nan=False).encode()
-    return Problem(question.strip(), None if tests else answer, solution, tests)
+    # raises ValueError for lone surrogates
+    json.dumps([question, answer, solution], ensure_ascii=False).encode()
+    answer = None if answer in ("", "nan", "inf", "-inf") else answer
+    return Problem(question.strip(), answer, solution)
 
 
 def load_problems(path):
-    """Return the problems of a JSON Lines file, plain or .gz. InputError names file and line."""
-    problems = []
+    """Return the problems of a JSON Lines file, plain or .gz. Rows without an answer, and those
+    whose tests cannot be used, are left out and counted. InputError names file and line if one is
+    damaged, and the file if more than half are left out."""
+    problems = {}  # by the number of their line
+    rows = {}  # of code
     number = 0
     open_file = gzip.open if path.endswith(".gz") else open
     try:
@@ -1484,14 +1455,37 @@ def load_problems(path):
             lines = file.read().split(b"\n")
         for number, line in enumerate(lines, 1):
             if text := line.decode("utf-8-sig").strip():
-                problems.append(parse_problem(json.loads(text)))
+                row = json.loads(text)
+                problems[number] = parse_problem(row)
+                if any(row.get(key) for key in TESTS):
+                    rows[number] = row
     # ValueError: of JSON, of UTF-8, of a number too long, or ours
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         where = f"{path}:{number}" if number else path
         raise InputError(f"{where}: {first_line(error)}") from None
     if not problems:
         raise InputError(f"{path} holds no problem")
-    return problems
+    unusable = {}
+    for number, tests in zip(rows, read_tests(list(rows.values())), strict=True):
+        if isinstance(tests, str):
+            unusable[number] = tests
+        elif tests:
+            problems[number] = replace(problems[number], answer=None, tests=tuple(tests))
+    unanswered = [n for n, p in problems.items() if not (p.answer or p.tests or n in unusable)]
+    left_out = {*unanswered, *unusable}
+    kept = [problem for number, problem in problems.items() if number not in left_out]
+    if left_out:
+        reasons = []
+        if unanswered:
+            reasons.append(f"{len(unanswered):,} without an answer (first: line {unanswered[0]})")
+        if unusable:
+            first = f"first: line {min(unusable)}: {unusable[min(unusable)]}"
+            reasons.append(f"{len(unusable):,} whose tests cannot be used ({first})")
+        said = f"{path}: {len(kept):,} problems; left out {len(left_out):,}: {', '.join(reasons)}"
+        if len(left_out) > len(kept):
+            raise InputError(said)
+        print0(said)
+    return kept
 
 
 # ======================================== Part IV: a run ==========================================

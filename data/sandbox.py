@@ -680,6 +680,122 @@ def output(test, requests, replies, child):
     assert all(map(same, tokens, wanted)) and os.waitpid(child, 0)[1] == 0
 
 
+# ---- the tests of data sets ----------------------------------------------------------------------
+# Of a function by name: arguments and result as JSON, which knows no tuples
+CALL = """import json
+given, want = json.loads({0!r})
+try:
+    function = Solution().{1}
+except NameError:
+    function = {1}
+got = json.loads(json.dumps(function(*given), default=lambda it: it.tolist()))
+assert want == got"""
+
+
+def read_tests(row):
+    """The tests of a row of ours, MBPP, HumanEval, APPS or LiveCodeBench. A test is a text of
+    asserts, one with what sets it up, {"setup", "test"}, or of a script, {"input", "output"}."""
+    tests = row.get("tests") or row.get("test_list") or []
+    imports = row.get("test_imports") or []
+    tests = tests if isinstance(tests, list) else [tests]
+    imports = imports if isinstance(imports, list) else [imports]
+    name = row.get("entry_point")
+    setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
+    if setup:  # MBPP
+        tests = [{"setup": setup, "test": test} for test in tests]
+    if name and row.get("test"):  # HumanEval
+        tests = [f"{row['test']}\n\ncheck({name})"]
+        if not name.isidentifier():
+            raise ValueError(f"entry_point {name!r} is no name")
+    if row.get("input_output"):
+        tests = read_apps(from_json(row["input_output"]))
+    if row.get("public_test_cases"):
+        tests = read_livecodebench(row)
+    for test in tests:
+        check(test)
+    return tests
+
+
+def from_json(data):
+    return json.loads(data) if isinstance(data, str) else data
+
+
+def read_apps(cases):
+    """Inputs and outputs of a script or, with a fn_name, of a function."""
+    inputs = cases["inputs"]
+    outputs = cases["outputs"]
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise TypeError("inputs and outputs are no lists")
+    pairs = list(zip(inputs, outputs, strict=True))
+    if name := cases.get("fn_name"):  # some outputs lie in a list of one
+        call = CALL.replace("want == got", "want in (got, [got])")
+        return [call.format(json.dumps(pair), name) for pair in pairs]
+    pairs = [["\n".join(x) if isinstance(x, list) else x for x in pair] for pair in pairs]
+    return [{"input": given, "output": output} for given, output in pairs]
+
+
+def read_livecodebench(row):
+    """Inputs and outputs of a script, or of a function: then an argument a line."""
+    cases = from_json(row["public_test_cases"])
+    if hidden := row.get("private_test_cases"):
+        cases += from_json(decompress(hidden) if hidden[0] != "[" else hidden)
+    name = from_json(row.get("metadata") or {}).get("func_name")
+    tests = []
+    for case in cases:
+        test = {"input": case["input"], "output": case["output"]}
+        if case["testtype"] == "functional":
+            given = [json.loads(line) for line in case["input"].splitlines()]
+            test = CALL.format(json.dumps([given, json.loads(case["output"])]), name)
+        tests.append(test)
+    return tests
+
+
+def decompress(text):
+    """A text that was pickled, compressed and written in base64."""
+    import base64
+    import pickle
+    import zlib
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            raise ValueError(f"a pickle asks for {module}.{name}")
+
+    return Unpickler(io.BytesIO(zlib.decompress(base64.b64decode(text)))).load()
+
+
+def check(test):
+    """Raises whatever is wrong with a test; also where it tests nothing."""
+    if isinstance(test, str):
+        test = {"setup": "", "test": test}
+    if not isinstance(test, dict) or not all(type(x) is str for x in test.values()):
+        raise TypeError("it is neither a text nor an object of texts")
+    if set(test) == {"input", "output"}:
+        return
+    if set(test) != {"setup", "test"}:
+        raise ValueError(f"its keys are {', '.join(test)}")
+    for text in test.values():
+        compile(text, "test", "exec")  # SyntaxError, for a return outside a function too
+        for node in ast.walk(ast.parse(text)):
+            names = [it.name for it in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                if name.partition(".")[0] not in {*sys.stdlib_module_names, *PACKAGES}:
+                    raise ImportError(f"there is no {name} in the sandbox")
+    nodes = ast.walk(ast.parse(test["test"]))
+    if not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes):
+        raise ValueError("it asserts and calls nothing")
+
+
+def read():
+    """Of each line of standard input, a row, prints the tests, or in a text why there are none."""
+    for line in sys.stdin:
+        try:
+            tests = read_tests(json.loads(line))
+        except Exception as error:  # noqa: BLE001 (data of any shape)
+            tests = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(json.dumps(tests))
+
+
 def main(parent):
     """Starts the programs, becomes their judge, and ends with the verdict as exit status."""
     os.chdir("/")
@@ -701,4 +817,4 @@ def main(parent):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    read() if sys.argv[1] == "read" else main(int(sys.argv[1]))

@@ -551,7 +551,7 @@ SIMPLE = """Module Import ImportFrom alias Assign Expr Assert Compare BoolOp And
 keyword Attribute Subscript Slice Name Constant List Tuple Dict Set Load Store Eq NotEq Is IsNot Lt
 LtE Gt GtE In NotIn"""
 # Modules that compile what they have written themselves
-COMPILERS = r"__main__|collections|dataclasses|ast|sympy\.(utilities\.lambdify|polys\..*)"
+COMPILERS = r"__main__|collections|dataclasses|ast|sympy\.polys\..*"
 # Texts that compute numbers and formulas: the test's, and what SymPy makes of them
 NAMES = "Integer|Float|Rational|Symbol|Function|sin|cos|tan|exp|log|sqrt|pi|I|E"
 PLAIN = rf"from sympy import \*|({NAMES}|'[\w.]*'|[\s\d+*/().,%-])*"
@@ -617,20 +617,20 @@ def watch(event, details):
     """
     if event == "pickle.find_class":
         os._exit(WRONG)
-    if event == "compile":
-        frame = sys._getframe(1)
-        read = [frame.f_locals.get(name, []) for name in ("args", "expr")]  # of lambdify
-        callers = []
-        while frame:
-            callers.append(frame.f_globals.get("__name__", ""))
-            frame = frame.f_back
-        if any("importlib" in caller for caller in callers):
-            return
-        if re.fullmatch(COMPILERS, callers[0]) and is_formula(read):
-            return
-        text = details[0].decode() if isinstance(details[0], bytes) else details[0]
-        if not isinstance(text, str) or text not in CASE["texts"] and not re.fullmatch(PLAIN, text):
-            os._exit(WRONG)
+    if event != "compile":
+        return
+    callers = [sys._getframe(1)]
+    while callers[-1].f_back:
+        callers.append(callers[-1].f_back)
+    compiler, *_ = modules = [frame.f_globals.get("__name__", "") for frame in callers]
+    trusted = re.fullmatch(COMPILERS, compiler) or any("importlib" in name for name in modules)
+    if compiler == "sympy.utilities.lambdify":  # it takes texts, too
+        given = [callers[0].f_locals.get(name, []) for name in ("args", "expr")]
+        trusted = trusted or is_formula(given)
+    text = details[0].decode() if isinstance(details[0], bytes) else details[0]
+    plain = isinstance(text, str) and (text in CASE["texts"] or re.fullmatch(PLAIN, text))
+    if not trusted and not plain:
+        os._exit(WRONG)
 
 
 def asserts(test, requests, replies, child):

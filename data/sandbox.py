@@ -272,11 +272,8 @@ def unpack_formula(of):
     if name in ATOMS.split():
         return getattr(sympy.S, name)
     kind = getattr(sympy, name)
-    assert (
-        name in NODES.split()
-        or name in sympy.functions.__all__
-        and issubclass(kind, sympy.Function)
-    )
+    is_function = name in sympy.functions.__all__ and issubclass(kind, sympy.Function)
+    assert is_function or name in NODES.split()
     return kind(*map(unpack_formula, parts))
 
 
@@ -627,9 +624,10 @@ def watch(event, details):
     if compiler == "sympy.utilities.lambdify":  # it takes texts, too
         given = [callers[0].f_locals.get(name, []) for name in ("args", "expr")]
         trusted = trusted or is_formula(given)
+    if trusted:
+        return
     text = details[0].decode() if isinstance(details[0], bytes) else details[0]
-    plain = isinstance(text, str) and (text in CASE["texts"] or re.fullmatch(PLAIN, text))
-    if not trusted and not plain:
+    if not isinstance(text, str) or text not in CASE["texts"] and not re.fullmatch(PLAIN, text):
         os._exit(WRONG)
 
 

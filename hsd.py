@@ -1351,26 +1351,27 @@ def readable(answer: str) -> bool:
 
 
 # ---- Programs (section 5) ------------------------------------------------------------------------
-def sandbox(task):
-    """Return a command that starts data/sandbox.py. It may read numpy, SymPy and mpmath."""
+def sandbox(task, lines, timeout=None):
+    """Run data/sandbox.py, which may read numpy, SymPy and mpmath. Return how it ended."""
     options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
     specs = filter(None, map(importlib.util.find_spec, ("numpy", "sympy", "mpmath")))
     folders = [os.path.dirname(spec.origin) for spec in specs]
-    return [sys.executable, *options, str(DATA / "sandbox.py"), str(task), *folders]
+    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(task), *folders]
+    limits = {"timeout": timeout, "env": {}, "start_new_session": True}
+    text = "\n".join(lines).encode()
+    return subprocess.run(command, check=False, input=text, capture_output=True, **limits)
 
 
 def read_tests(rows):
     """Return for each row of code data a list of tests, or a text that says why they cannot be
-    used. What the rows of which data set mean is known to data/sandbox.py."""
-    if rows and not (DATA / "sandbox.py").is_file():
-        raise InputError("programs are judged by data/sandbox.py, which is not there")
+    used. What which data set means by them is known to data/sandbox.py."""
     if not rows:
         return []
-    text = "\n".join(map(json.dumps, rows)).encode()
-    done = subprocess.run(sandbox("read"), check=False, input=text, capture_output=True, env={})
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InputError(f"data/sandbox.py failed: {reason}")
+    if not (DATA / "sandbox.py").is_file():
+        raise InputError(f"tests of programs take {DATA / 'sandbox.py'}, which is not there")
+    done = sandbox("read", map(json.dumps, rows))
+    if done.returncode != 0:
+        raise InputError(f"data/sandbox.py failed: {done.stderr.decode(errors='replace')[-200:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -1385,12 +1386,8 @@ def run_tests(program, tests, timeout=10.0, required=False):
         part = tests[start : start + 50]
         is_script = [isinstance(test, dict) and "input" in test for test in part]
         lines = [json.dumps([program, is_script, timeout]), json.dumps(part)]
-        limits = {"timeout": len(part) * timeout + 60, "env": {}, "start_new_session": True}
         try:
-            text = "\n".join(lines).encode()
-            done = subprocess.run(
-                sandbox(os.getpid()), check=False, input=text, capture_output=True, **limits
-            )
+            done = sandbox(os.getpid(), lines, len(part) * timeout + 60)
             status = done.returncode
             reason = done.stderr.decode(errors="replace").strip()
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -1419,7 +1416,9 @@ def parse_problem(row):
     keys = ("question", "problem", "prompt", "text", "question_content")
     question = next((row[key] for key in keys if row.get(key)), "")
     if isinstance(question, list):  # DAPO: messages
-        said = [message.get("content") for message in question if message.get("role") == "user"]
+        said = [
+            m.get("content") for m in question if isinstance(m, dict) and m.get("role") == "user"
+        ]
         question = said[-1] if said else ""
     if not isinstance(question, str) or not question.strip():
         raise InputError("no text under question, problem, prompt or text")
@@ -1465,27 +1464,31 @@ def load_problems(path):
         raise InputError(f"{where}: {first_line(error)}") from None
     if not problems:
         raise InputError(f"{path} holds no problem")
-    unusable = {}
-    for number, tests in zip(rows, read_tests(list(rows.values())), strict=True):
-        if isinstance(tests, str):
-            unusable[number] = tests
-        elif tests:
-            problems[number] = replace(problems[number], answer=None, tests=tuple(tests))
-    unanswered = [n for n, p in problems.items() if not (p.answer or p.tests or n in unusable)]
-    left_out = {*unanswered, *unusable}
-    kept = [problem for number, problem in problems.items() if number not in left_out]
-    if left_out:
-        reasons = []
-        if unanswered:
-            reasons.append(f"{len(unanswered):,} without an answer (first: line {unanswered[0]})")
-        if unusable:
-            first = f"first: line {min(unusable)}: {unusable[min(unusable)]}"
-            reasons.append(f"{len(unusable):,} whose tests cannot be used ({first})")
-        said = f"{path}: {len(kept):,} problems; left out {len(left_out):,}: {', '.join(reasons)}"
-        if len(left_out) > len(kept):
-            raise InputError(said)
+    tests = dict(zip(rows, read_tests(rows.values()), strict=True))
+    usable = []
+    left_out = {"without an answer": {}, "whose tests cannot be used": {}}
+    for number, problem in problems.items():
+        found = tests.get(number)
+        if isinstance(found, str):
+            left_out["whose tests cannot be used"][number] = f": {found}"
+        elif found:
+            usable.append(replace(problem, answer=None, tests=tuple(found)))
+        elif problem.answer is None:
+            left_out["without an answer"][number] = ""
+        else:
+            usable.append(problem)
+    count = len(problems) - len(usable)
+    reasons = [
+        f"{len(why):,} {kind} (first: line {min(why)}{why[min(why)]})"
+        for kind, why in left_out.items()
+        if why
+    ]
+    said = f"{path}: {len(usable):,} problems; left out {count:,}: {', '.join(reasons)}"
+    if count > len(usable):
+        raise InputError(said)
+    if count:
         print0(said)
-    return kept
+    return usable
 
 
 # ======================================== Part IV: a run ==========================================

@@ -643,7 +643,7 @@ def asserts(test, requests, replies, child):
     modules = {getattr(node.value, "id", "") for node in nodes if isinstance(node, ast.Attribute)}
     modules &= {*sys.stdlib_module_names, *PACKAGES, "np"}
     CASE["texts"] = {node.value for node in nodes if isinstance(getattr(node, "value", 0), str)}
-    CASE["async"] = "async" in text
+    CASE["async"] = "async" in setup + text
     CASE["in_place"] = is_in_place(nodes)
     if CASE["async"]:
         quiet_loops()

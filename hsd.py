@@ -1371,7 +1371,8 @@ def read_tests(rows):
         raise InputError(f"tests of programs take {DATA / 'sandbox.py'}, which is not there")
     done = sandbox("read", map(json.dumps, rows))
     if done.returncode != 0:
-        raise InputError(f"data/sandbox.py failed: {done.stderr.decode(errors='replace')[-200:]}")
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"data/sandbox.py failed: {reason}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -1466,27 +1467,28 @@ def load_problems(path):
         raise InputError(f"{path} holds no problem")
     tests = dict(zip(rows, read_tests(rows.values()), strict=True))
     usable = []
-    left_out = {"without an answer": {}, "whose tests cannot be used": {}}
+    unanswered = []  # lines, and why
+    untestable = []
     for number, problem in problems.items():
         found = tests.get(number)
         if isinstance(found, str):
-            left_out["whose tests cannot be used"][number] = f": {found}"
+            untestable.append(f"line {number}: {found}")
         elif found:
             usable.append(replace(problem, answer=None, tests=tuple(found)))
         elif problem.answer is None:
-            left_out["without an answer"][number] = ""
+            unanswered.append(f"line {number}")
         else:
             usable.append(problem)
-    count = len(problems) - len(usable)
-    reasons = [
-        f"{len(why):,} {kind} (first: line {min(why)}{why[min(why)]})"
-        for kind, why in left_out.items()
-        if why
-    ]
-    said = f"{path}: {len(usable):,} problems; left out {count:,}: {', '.join(reasons)}"
-    if count > len(usable):
+    reasons = []
+    if unanswered:
+        reasons.append(f"{len(unanswered):,} without an answer (first: {unanswered[0]})")
+    if untestable:
+        reasons.append(f"{len(untestable):,} whose tests cannot be used (first: {untestable[0]})")
+    left_out = len(unanswered) + len(untestable)
+    said = f"{path}: {len(usable):,} problems; left out {left_out:,}: {', '.join(reasons)}"
+    if left_out > len(usable):
         raise InputError(said)
-    if count:
+    if left_out:
         print0(said)
     return usable
 

@@ -248,8 +248,8 @@ def pack_formula(value):
 
 def unpack_formula(of):
     """The inverse. SymPy would read a text as Python, and names end up in the code of lambdify: so
-    a part is an expression that was made here, and of texts there are plain names alone. No symbol
-    is known to be zero or infinite, no Float is so short that it swallows what it is compared to."""
+    a part is an expression that was made here, and of texts there are only identifiers. No Float is
+    so short that it equals all numbers of its size."""
     import sympy
 
     name, *parts = of
@@ -259,13 +259,10 @@ def unpack_formula(of):
         sign, digits, exponent, bits = map(int, parts)
         number = (sign, digits, exponent, digits.bit_length())
         return sympy.Float(number, precision=max(bits, 53))
+    assert name not in ("Symbol", "Function") or parts[0].isidentifier()
     if name == "Symbol":
-        assert parts[0].isidentifier()
-        symbol = sympy.Symbol(parts[0], **dict(parts[1]))
-        assert not symbol.is_zero and not symbol.is_infinite
-        return symbol
+        return sympy.Symbol(parts[0], **dict(parts[1]))
     if name == "Function":
-        assert parts[0] in CASE.get("texts", parts)
         return sympy.Function(parts[0])(*map(unpack_formula, parts[1:]))
     if name in ("MutableDenseMatrix", "ImmutableDenseMatrix"):
         return getattr(sympy, name)(*parts[:2], [*map(unpack_formula, parts[2:])])

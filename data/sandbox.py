@@ -49,7 +49,7 @@ futex 202, sched_getaffinity 204, getdents64 217, restart_syscall 219, clock_get
 clock_getres 229, clock_nanosleep 230, exit_group 231, epoll_wait 232, epoll_ctl 233, openat 257,
 newfstatat 262, readlinkat 267, faccessat 269, pselect6 270, ppoll 271, set_robust_list 273,
 epoll_pwait 281, epoll_create1 291, dup3 292, pipe2 293, prlimit64 302, getrandom 318, statx 332,
-rseq 334, faccessat2 439"""
+rseq 334, close_range 436, faccessat2 439"""
 ARGUMENTS = {  # of some, an argument matters: (which, mask, allowed values)
     "clone": (0, 0x10000, [0x10000]),  # threads, no processes
     "fcntl": (1, 0xFFFFFFFF, [0, 1, 2, 3, 1030]),  # copies and flags: no owner, lock or size

@@ -239,7 +239,8 @@ def pack_formula(value):
     if isinstance(value, AppliedUndef):
         return ["Function", kind.__name__, *map(pack_formula, value.args)]
     if isinstance(value, sympy.MatrixBase):
-        return [kind.__name__, *value.shape, *map(pack_formula, value.flat())]
+        name = "ImmutableMatrix" if isinstance(value, sympy.Basic) else "Matrix"
+        return [name, *value.shape, *map(pack_formula, value.flat())]
     name = "Tuple" if kind.__name__ == "ExprCondPair" else kind.__name__
     if name not in [*ATOMS.split(), *NODES.split(), *sympy.functions.__all__]:
         raise ValueError(name)
@@ -264,7 +265,7 @@ def unpack_formula(of):
         return sympy.Symbol(parts[0], **dict(parts[1]))
     if name == "Function":
         return sympy.Function(parts[0])(*map(unpack_formula, parts[1:]))
-    if name in ("MutableDenseMatrix", "ImmutableDenseMatrix"):
+    if name in ("Matrix", "ImmutableMatrix"):
         return getattr(sympy, name)(*parts[:2], [*map(unpack_formula, parts[2:])])
     if name in ATOMS.split():
         return getattr(sympy.S, name)
@@ -421,7 +422,7 @@ def special(name):
         told = told or all(type(it) is Remote for it in others)
         if is_operator and not told:
             return any(x == others[0] for x in self) if "contains" in name else NotImplemented
-        if name == "getattr" and not is_made and re.match("is|.*with$", others[0]):
+        if name == "getattr" and not is_made and re.match("is|equals$|.*with$", others[0]):
             raise AttributeError(f"text, set or number needed for {others[0]}")
         if name == "getattr" and re.match("__array|__?sympy|_mp", others[0]):
             raise AttributeError("numpy and SymPy would take it for one of theirs")

@@ -9,7 +9,7 @@ Standard input: one line [program, is each test one of a script?, timeout], then
 status is the answer. For each test this process forks a PROGRAM; then it reads the tests, as their
 JUDGE. So a program never meets what it has to produce: it gets input, or calls, and gives output,
 or plain data. What it patches, or makes equal to everything, stays where it is. The judge evaluates
-nothing that a program has made, and builds of its data only what it knows by name.
+text that a program has made, and builds of its data only what it knows by name.
 
 The jail is a list of what is allowed; the kernel (x86_64 Linux, 5.13 or newer) refuses the rest, to
 root too. It is no boundary against holes in the kernel: run code tasks in a container.
@@ -39,17 +39,17 @@ PACKAGES = {os.path.basename(folder): folder for folder in sys.argv[2:]}
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLASS = "[A-Z][^_]*$"  # how the names of classes look
 BUILT_IN = [thing for thing in vars(builtins).values() if isinstance(thing, type)]
-# What CPython needs to compute, to read its library and to use the pipes it has
+# What CPython and numpy need to compute, to read their libraries and to use the pipes they have
 CALLS = """read 0, write 1, close 3, stat 4, fstat 5, lstat 6, poll 7, lseek 8, mmap 9, mprotect 10,
-munmap 11, brk 12, rt_sigaction 13, rt_sigprocmask 14, rt_sigreturn 15, pread64 17, readv 19, writev 20,
-access 21, sched_yield 24, mremap 25, madvise 28, dup 32, dup2 33, nanosleep 35, setitimer 38,
-getpid 39, clone 56, exit 60, wait4 61, uname 63, fcntl 72, getcwd 79, readlink 89, getrusage 98,
-getuid 102, getgid 104, geteuid 107, getegid 108, getppid 110, sigaltstack 131, gettid 186,
-futex 202, sched_getaffinity 204, getdents64 217, restart_syscall 219, clock_gettime 228,
-clock_getres 229, clock_nanosleep 230, exit_group 231, epoll_wait 232, epoll_ctl 233, openat 257,
-newfstatat 262, readlinkat 267, faccessat 269, pselect6 270, ppoll 271, set_robust_list 273,
-epoll_pwait 281, epoll_create1 291, dup3 292, pipe2 293, prlimit64 302, getrandom 318, statx 332,
-rseq 334, close_range 436, faccessat2 439"""
+munmap 11, brk 12, rt_sigaction 13, rt_sigprocmask 14, rt_sigreturn 15, pread64 17, readv 19,
+writev 20, access 21, sched_yield 24, mremap 25, madvise 28, dup 32, dup2 33, nanosleep 35,
+setitimer 38, getpid 39, clone 56, exit 60, wait4 61, uname 63, fcntl 72, getcwd 79, readlink 89,
+getrusage 98, getuid 102, getgid 104, geteuid 107, getegid 108, getppid 110, sigaltstack 131,
+gettid 186, futex 202, sched_getaffinity 204, getdents64 217, restart_syscall 219,
+clock_gettime 228, clock_getres 229, clock_nanosleep 230, exit_group 231, epoll_wait 232,
+epoll_ctl 233, openat 257, newfstatat 262, readlinkat 267, faccessat 269, pselect6 270, ppoll 271,
+set_robust_list 273, epoll_pwait 281, epoll_create1 291, dup3 292, pipe2 293, prlimit64 302,
+getrandom 318, statx 332, rseq 334, close_range 436, faccessat2 439"""
 ARGUMENTS = {  # of some, an argument matters: (which, mask, allowed values)
     "clone": (0, 0x10000, [0x10000]),  # threads, no processes
     "fcntl": (1, 0xFFFFFFFF, [0, 1, 2, 3, 1030]),  # copies and flags: no owner, lock or size
@@ -152,6 +152,8 @@ def value_of(name):
 
 def pack(value, refer):
     """Plain data for JSON, with its types; for anything else, what `refer` makes of it."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     numpy, sympy = map(sys.modules.get, ("numpy", "sympy"))
     if numpy and isinstance(value, (numpy.generic, numpy.ndarray)):
         return pack_array(numpy.asarray(value), isinstance(value, numpy.generic), refer)
@@ -160,7 +162,7 @@ def pack(value, refer):
             return {"formula": pack_formula(value)}
         except ValueError:
             return refer(value)
-    if value is None or isinstance(value, (int, float, str)):
+    if isinstance(value, (int, float, str)):
         return value
     kind = type(value)
     if VALUES.get(kind.__name__) == kind.__module__:
@@ -182,16 +184,17 @@ def unpack(line, **makers):
     return json.loads(line, object_hook=lambda it: next(makers[name](it[name]) for name in it))
 
 
-# ---- numpy and SymPy: of both, a closed list ------------------------------------------------------
+# ---- numpy and SymPy: of both, a closed list -----------------------------------------------------
 DTYPES = r"[<>|=](b1|[iu][1248]|f[248]|c8|c16|[US]\d+|[Mm]8(\[\w+\])?|O)"
 NODES = """Add Mul Pow Mod Max Min Tuple Derivative Integral Sum Product Poly Equality Unequality
 StrictLessThan LessThan StrictGreaterThan GreaterThan And Or Not FiniteSet Interval Union
 Intersection Complement"""
-ATOMS = """Pi Exp1 ImaginaryUnit Infinity NegativeInfinity ComplexInfinity NaN GoldenRatio EulerGamma
-Catalan BooleanTrue BooleanFalse EmptySet Reals Integers Rationals Naturals Naturals0"""
+ATOMS = """Pi Exp1 ImaginaryUnit Infinity NegativeInfinity ComplexInfinity NaN GoldenRatio
+EulerGamma Catalan BooleanTrue BooleanFalse EmptySet Reals Integers Rationals Naturals Naturals0"""
 
 
 def pack_array(array, is_scalar, refer):
+    """The type, shape and items of an array; the shape of a scalar is None."""
     if not re.fullmatch(DTYPES, array.dtype.str):
         return refer(array)
     shape = None if is_scalar else list(array.shape)
@@ -376,8 +379,8 @@ def serve(text, prints):
     def do(name, this, others, named, in_place):
         given = [*others, *named.values()] if name == "__call__" else []
         # a special method, with all that Python tries for it; or a built-in function
-        own = getattr(type(this), name, None)
-        does = vars(operator).get(name) or getattr(builtins, name.strip("_"), own)
+        method = getattr(type(this), name, None)
+        does = vars(operator).get(name) or getattr(builtins, name.strip("_"), method)
         if name == "same":
             result = this
         elif name == "await":
@@ -402,8 +405,6 @@ def serve(text, prints):
 
 # ---- the judge -----------------------------------------------------------------------------------
 CASE = {}  # of the test at hand: pipes, what has gone over or come, and what asserts() sees in it
-
-
 OPERATORS = {name for name in vars(operator) if not name.endswith(("call__", "item__"))}
 
 
@@ -459,8 +460,9 @@ for kind in (operator, *BUILT_IN):
 
 
 def refer(thing):
-    """How to name to the program what is no plain data: its own object, a function of the test's, all
-    that an iterator gives, a part of Python. Of the rest (the traceback that `with` hands over) it learns nothing."""
+    """How to name to the program what is no plain data: its own object, a function of the test's,
+    all that an iterator gives, a part of a library. Of the rest (the traceback that `with` hands
+    over, an object of a class of the test's) it learns nothing."""
     if isinstance(thing, Remote):
         return {"kept": thing._Remote__number}
     is_method = isinstance(getattr(thing, "__self__", None), CHANGING)  # such as seen.append
@@ -542,9 +544,9 @@ def call(number, arguments, named):
 
 
 # Nodes of a test that is no more than calls and comparisons, one after the other
-SIMPLE = """Module Import ImportFrom alias Assign Expr Assert Compare BoolOp And UnaryOp Not USub Call
-keyword Attribute Subscript Slice Name Constant List Tuple Dict Set Load Store Eq NotEq Is IsNot Lt
-LtE Gt GtE In NotIn"""
+SIMPLE = """Module Import ImportFrom alias Assign Expr Assert Compare BoolOp And UnaryOp Not USub
+Call keyword Attribute Subscript Slice Name Constant List Tuple Dict Set Load Store Eq NotEq Is
+IsNot Lt LtE Gt GtE In NotIn"""
 # Modules that compile what they have written themselves
 COMPILERS = r"__main__|collections|dataclasses|ast|sympy\.polys\..*"
 # Texts that compute numbers and formulas: the test's, and what SymPy makes of them
@@ -743,9 +745,10 @@ def read_apps(cases):
 
 def read_livecodebench(row):
     """Inputs and outputs of a script, or of a function: then an argument a line."""
-    cases = from_json(row["public_test_cases"])
-    if hidden := row.get("private_test_cases"):
-        cases += from_json(decompress(hidden) if hidden[0] != "[" else hidden)
+    hidden = row.get("private_test_cases") or []
+    if isinstance(hidden, str) and not hidden.startswith("["):
+        hidden = decompress(hidden)
+    cases = from_json(row["public_test_cases"]) + from_json(hidden)
     name = from_json(row.get("metadata") or {}).get("func_name")
     tests = []
     for case in cases:
@@ -784,7 +787,7 @@ def check(test):
         compile(text, "test", "exec")  # SyntaxError, for a return outside a function too
         for node in ast.walk(ast.parse(text)):
             names = [it.name for it in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 if name.partition(".")[0] not in {*sys.stdlib_module_names, *PACKAGES}:
                     raise ImportError(f"there is no {name} in the sandbox")

@@ -34,6 +34,7 @@ import fcntl
 import functools
 import gzip
 import hashlib
+import importlib.util
 import inspect
 import json
 import math
@@ -1381,65 +1382,29 @@ def readable(answer: str) -> bool:
 
 
 # ---- Programs (section 5) ------------------------------------------------------------------------
-def read_tests(row):
-    """Return the tests of one JSON object with the keys of ours, MBPP, HumanEval or APPS, or (). A
-    test is a text of asserts, one with what sets it up, {"setup", "test"}, or that of a script,
-    {"input", "output"}. InputError for any other, and for one that tests nothing."""
-    tests = row.get("tests") or row.get("test_list") or []
-    imports = row.get("test_imports") or []
-    tests = tests if isinstance(tests, list) else [tests]
-    imports = imports if isinstance(imports, list) else [imports]
-    name = row.get("entry_point")
-    try:
-        setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
-        if setup:  # MBPP
-            tests = [{"setup": setup, "test": test} for test in tests]
-        if name and row.get("test"):  # HumanEval
-            tests = [f"{row['test']}\n\ncheck({name})"]
-            if not name.isidentifier():
-                raise ValueError(f"entry_point {name!r} is no name")
-        if cases := row.get("input_output"):
-            tests = read_apps(json.loads(cases) if isinstance(cases, str) else cases)
-        for test in tests:
-            if isinstance(test, str):
-                test = {"setup": "", "test": test}
-            if not isinstance(test, dict) or not all(type(x) is str for x in test.values()):
-                raise TypeError("it is neither a text nor an object of texts")
-            if set(test) == {"input", "output"}:
-                continue
-            if set(test) != {"setup", "test"}:
-                raise ValueError(f"its keys are {', '.join(test)}")
-            for text in test.values():
-                compile(text, "test", "exec")  # SyntaxError, for a return outside a function too
-            nodes = ast.walk(ast.parse(test["test"]))
-            if not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes):
-                raise ValueError("it asserts and calls nothing")
-    except Exception as error:  # data of any shape
-        raise InputError(f"a test cannot be used: {type(error).__name__}: {error}") from error
-    return tuple(tests)
+def sandbox(task, lines, timeout=None):
+    """Run data/sandbox.py, which may read numpy, SymPy and mpmath. Return how it ended."""
+    options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
+    specs = filter(None, map(importlib.util.find_spec, ("numpy", "sympy", "mpmath")))
+    folders = [os.path.dirname(spec.origin) for spec in specs]
+    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(task), *folders]
+    limits = {"timeout": timeout, "env": {}, "start_new_session": True}
+    text = "\n".join(lines).encode()
+    return subprocess.run(command, check=False, input=text, capture_output=True, **limits)
 
 
-def read_apps(cases):
-    """The tests of APPS: inputs and outputs of a script or, with a fn_name, of a function."""
-    inputs = cases["inputs"]
-    outputs = cases["outputs"]
-    if not isinstance(inputs, list) or not isinstance(outputs, list):
-        raise TypeError("inputs and outputs are no lists")
-    pairs = list(zip(inputs, outputs, strict=True))
-    if name := cases.get("fn_name"):
-        return [CALL.format(json.dumps(pair), name) for pair in pairs]
-    pairs = [["\n".join(x) if isinstance(x, list) else x for x in pair] for pair in pairs]
-    return [{"input": given, "output": output} for given, output in pairs]
-
-
-# JSON knows no tuples, and some outputs lie in a list of one
-CALL = """import json
-given, want = json.loads({0!r})
-try:
-    function = Solution().{1}
-except NameError:
-    function = {1}
-assert want in (got := json.loads(json.dumps(function(*given))), [got])"""
+def read_tests(rows):
+    """Return for each row of code data a list of tests, or a text that says why they cannot be
+    used. What which data set means by them is known to data/sandbox.py."""
+    if not rows:
+        return []
+    if not (DATA / "sandbox.py").is_file():
+        raise InputError(f"tests of programs take {DATA / 'sandbox.py'}, which is not there")
+    done = sandbox("read", map(json.dumps, rows))
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"data/sandbox.py failed: {reason}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def run_tests(program, tests, timeout=10.0, required=False):
@@ -1449,16 +1414,12 @@ def run_tests(program, tests, timeout=10.0, required=False):
     data/sandbox.py confines the program to computing, within limits, and keeps from it what it
     ought to produce. It is no boundary against holes in the kernel: run code tasks in a container.
     """
-    options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
-    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(os.getpid())]
     for start in range(0, len(tests), 50):  # each takes two open files
         part = tests[start : start + 50]
         is_script = [isinstance(test, dict) and "input" in test for test in part]
         lines = [json.dumps([program, is_script, timeout]), json.dumps(part)]
-        limits = {"timeout": len(part) * timeout + 60, "env": {}, "start_new_session": True}
         try:
-            text = "\n".join(lines).encode()
-            done = subprocess.run(command, check=False, input=text, capture_output=True, **limits)
+            done = sandbox(os.getpid(), lines, len(part) * timeout + 60)
             status = done.returncode
             reason = done.stderr.decode(errors="replace").strip()
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -1475,16 +1436,30 @@ def run_tests(program, tests, timeout=10.0, required=False):
 
 
 # ---- Rows of data sets ---------------------------------------------------------------------------
+TESTS = ("tests", "test_list", "test", "input_output", "public_test_cases")  # keys of code data
+
+
 def parse_problem(row):
-    """Return the Problem in a JSON object with the keys of GSM8K, MATH, AIME, HumanEval, MBPP, APPS
-    or ours. Raises InputError if there is no question, or neither an answer nor tests."""
+    """Return the Problem in a JSON object with the keys of GSM8K, MATH, NuminaMath, AIME, DAPO,
+    HumanEval, MBPP, APPS, LiveCodeBench or ours; its tests are not read. Raise InputError if there
+    is no question."""
     if not isinstance(row, dict):
         raise InputError("not a JSON object")
-    keys = ("question", "problem", "prompt", "text")
+    keys = ("question", "problem", "prompt", "text", "question_content")
     question = next((row[key] for key in keys if row.get(key)), "")
+    if isinstance(question, list):  # DAPO: messages
+        said = [
+            m.get("content") for m in question if isinstance(m, dict) and m.get("role") == "user"
+        ]
+        question = said[-1] if said else ""
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("no text under question, problem, prompt or text")
+    if starter := row.get("starter_code"):
+        question = f"{question.strip()}\n\n{starter}"
     answer = row.get("answer")
     solution = row.get("solution")
-    tests = read_tests(row)
+    if isinstance(row.get("reward_model"), dict):  # DAPO
+        answer = row["reward_model"].get("ground_truth")
     if isinstance(answer, str) and "####" in answer:  # GSM8K
         solution, answer = (part.strip() for part in answer.rsplit("####", 1))
     if answer in (None, "") and isinstance(solution, str) and "\\boxed" in solution:  # MATH
@@ -1492,18 +1467,18 @@ def parse_problem(row):
     answer = str(answer).strip() if type(answer) in (int, float, str) else ""
     if not isinstance(solution, str | None):
         raise InputError("its solution is no text")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError("no text under question, problem, prompt or text")
-    if not tests and answer in ("", "nan", "inf", "-inf"):
-        raise InputError("neither an answer, nor a solution with \\boxed{}, nor tests")
-    # raises ValueError for NaN and for lone surrogates
-    json.dumps([question, answer, solution, tests], ensure_ascii=False, allow_nan=False).encode()
-    return Problem(question.strip(), None if tests else answer, solution, tests)
+    # raises ValueError for lone surrogates
+    json.dumps([question, answer, solution], ensure_ascii=False).encode()
+    answer = None if answer in ("", "nan", "inf", "-inf") else answer
+    return Problem(question.strip(), answer, solution)
 
 
 def load_problems(path):
-    """Return the problems of a JSON Lines file, plain or .gz. InputError names file and line."""
-    problems = []
+    """Return the problems of a JSON Lines file, plain or .gz. Rows without an answer, and those
+    whose tests cannot be used, are left out and counted. InputError names file and line if one is
+    damaged, and the file if more than half are left out."""
+    problems = {}  # by the number of their line
+    rows = {}  # of code
     number = 0
     open_file = gzip.open if path.endswith(".gz") else open
     try:
@@ -1511,14 +1486,42 @@ def load_problems(path):
             lines = file.read().split(b"\n")
         for number, line in enumerate(lines, 1):
             if text := line.decode("utf-8-sig").strip():
-                problems.append(parse_problem(json.loads(text)))
+                row = json.loads(text)
+                problems[number] = parse_problem(row)
+                if any(row.get(key) for key in TESTS):
+                    rows[number] = row
     # ValueError: of JSON, of UTF-8, of a number too long, or ours
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         where = f"{path}:{number}" if number else path
         raise InputError(f"{where}: {first_line(error)}") from None
     if not problems:
         raise InputError(f"{path} holds no problem")
-    return problems
+    tests = dict(zip(rows, read_tests(rows.values()), strict=True))
+    usable = []
+    unanswered = []  # lines, and why
+    untestable = []
+    for number, problem in problems.items():
+        found = tests.get(number)
+        if isinstance(found, str):
+            untestable.append(f"line {number}: {found}")
+        elif found:
+            usable.append(replace(problem, answer=None, tests=tuple(found)))
+        elif problem.answer is None:
+            unanswered.append(f"line {number}")
+        else:
+            usable.append(problem)
+    reasons = []
+    if unanswered:
+        reasons.append(f"{len(unanswered):,} without an answer (first: {unanswered[0]})")
+    if untestable:
+        reasons.append(f"{len(untestable):,} whose tests cannot be used (first: {untestable[0]})")
+    left_out = len(unanswered) + len(untestable)
+    said = f"{path}: {len(usable):,} problems; left out {left_out:,}: {', '.join(reasons)}"
+    if left_out > len(usable):
+        raise InputError(said)
+    if left_out:
+        print0(said)
+    return usable
 
 
 # ======================================== Part IV: a run ==========================================

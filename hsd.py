@@ -1448,10 +1448,8 @@ def parse_problem(row):
     keys = ("question", "problem", "prompt", "text", "question_content")
     question = next((row[key] for key in keys if row.get(key)), "")
     if isinstance(question, list):  # DAPO: messages
-        said = [
-            m.get("content") for m in question if isinstance(m, dict) and m.get("role") == "user"
-        ]
-        question = said[-1] if said else ""
+        said = [x for x in question if isinstance(x, dict) and x.get("role") == "user"]
+        question = said[-1].get("content") if said else ""
     if not isinstance(question, str) or not question.strip():
         raise InputError("no text under question, problem, prompt or text")
     if starter := row.get("starter_code"):
@@ -1473,12 +1471,11 @@ def parse_problem(row):
     return Problem(question.strip(), answer, solution)
 
 
-def load_problems(path):
-    """Return the problems of a JSON Lines file, plain or .gz. Rows without an answer, and those
-    whose tests cannot be used, are left out and counted. InputError names file and line if one is
-    damaged, and the file if more than half are left out."""
-    problems = {}  # by the number of their line
-    rows = {}  # of code
+def read_rows(path):
+    """Return two dicts by line of a JSON Lines file, plain or .gz: its problems and, where they are
+    of code, its JSON objects. InputError names file and line of what is no problem."""
+    problems = {}
+    rows = {}
     number = 0
     open_file = gzip.open if path.endswith(".gz") else open
     try:
@@ -1496,32 +1493,36 @@ def load_problems(path):
         raise InputError(f"{where}: {first_line(error)}") from None
     if not problems:
         raise InputError(f"{path} holds no problem")
+    return problems, rows
+
+
+def load_problems(path):
+    """Return the problems of a file. Those without an answer, or whose tests cannot be used, are
+    left out and counted; if they are more than half, InputError."""
+    problems, rows = read_rows(path)
     tests = dict(zip(rows, read_tests(rows.values()), strict=True))
-    usable = []
-    unanswered = []  # lines, and why
+    kept = []
+    unanswered = []
     untestable = []
     for number, problem in problems.items():
         found = tests.get(number)
         if isinstance(found, str):
             untestable.append(f"line {number}: {found}")
         elif found:
-            usable.append(replace(problem, answer=None, tests=tuple(found)))
+            kept.append(replace(problem, answer=None, tests=tuple(found)))
         elif problem.answer is None:
             unanswered.append(f"line {number}")
         else:
-            usable.append(problem)
-    reasons = []
-    if unanswered:
-        reasons.append(f"{len(unanswered):,} without an answer (first: {unanswered[0]})")
-    if untestable:
-        reasons.append(f"{len(untestable):,} whose tests cannot be used (first: {untestable[0]})")
-    left_out = len(unanswered) + len(untestable)
-    said = f"{path}: {len(usable):,} problems; left out {left_out:,}: {', '.join(reasons)}"
-    if left_out > len(usable):
+            kept.append(problem)
+    reasons = {"without an answer": unanswered, "whose tests cannot be used": untestable}
+    reasons = [f"{len(x):,} {why} (first: {x[0]})" for why, x in reasons.items() if x]
+    left_out = len(problems) - len(kept)
+    said = f"{path}: {len(kept):,} problems; left out {left_out:,}: {', '.join(reasons)}"
+    if left_out > len(kept):
         raise InputError(said)
     if left_out:
         print0(said)
-    return usable
+    return kept
 
 
 # ======================================== Part IV: a run ==========================================

@@ -911,7 +911,7 @@ def test_a_failed_judge_is_a_0_and_a_count_what_the_kernel_lacks_one_line(tmp_pa
         assert rollout.unverified and rollout.reward == 0
         assert hsd.rollout_metrics([[rollout]])["unverified"] == 1
     with pytest.raises(hsd.InputError, match=r"^programs take .*Landlock.*not implemented$"):
-        hsd.run_tests("", [{"input": "", "output": ""}], required=True)
+        hsd.read_tests([{"tests": ["assert f()"]}])
 
 
 # ---- Problems ------------------------------------------------------------------------------------
@@ -1963,7 +1963,7 @@ def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(tmp_path):  # 
     refused, done = alone(*flags, f"--train_data={code}", "--out=code"), alone(*flags, "--out=run")
     (_, line), (out, error) = refused.communicate(), done.communicate()
     assert refused.returncode == 1 and not (tmp_path / "code").exists()
-    assert re.fullmatch(r"hsd.py: tests of programs take .*sandbox.py, which is not there\n", line)
+    assert re.fullmatch(r"hsd.py: programs take x86_64 Linux .*sandbox.py.* No such file.*\n", line)
     assert (done.returncode, error) == (0, "")
     assert out.splitlines()[-1].endswith("run/credit.html")
     assert "pass@1" in (tmp_path / "run" / "credit.html").read_text()

@@ -805,7 +805,9 @@ def check(test):
 
 
 def read():
-    """Of each line of standard input, a row, prints the tests, or in a text why there are none."""
+    """Of each line of standard input, a row, prints the tests, or in a text why there are none.
+    First, where programs cannot be confined, it ends with the reason."""
+    start("", True, 1)
     for line in sys.stdin:
         try:
             tests = read_tests(json.loads(line))

@@ -1032,15 +1032,16 @@ def test_a_row_of_each_published_shape_is_loaded_and_verified(tmp_path):
 def test_rows_that_cannot_be_used_are_left_out_and_counted_unless_they_are_most(
     tmp_path, capsys, monkeypatch
 ):
-    good, mute = {"question": "q", "answer": "1"}, {"question": "q", "answer": "nan"}
+    good, mute = {"question": "q", "answer": "1"}, {"question": "q"}
     bad = {"question": "q", "tests": ["assert f( == 1"], "answer": "1"}
     hidden = {**CONTEST, "private_test_cases": zipped(hsd.Problem("a pickle of a class"))}
     path = write_lines(tmp_path / "p.jsonl", good, mute, bad, good, good, hidden, mute, "", good)
     said = "4 problems; left out 4: 2 without an answer (first: line 2), 2 whose tests cannot be "
     assert len(hsd.load_problems(path)) == 4
     assert f"{path}: {said}used (first: line 3: SyntaxError: " in capsys.readouterr().out
-    write_lines(tmp_path / "p.jsonl", good, mute, {"question": "q", "answer": True})
-    with pytest.raises(hsd.InputError, match=r"left out 2: 2 without an answer \(first: line 2\)$"):
+    mutes = [{"question": "q", "answer": answer} for answer in ("", None, math.nan, "nan", True)]
+    write_lines(tmp_path / "p.jsonl", *[good] * 4, *mutes)
+    with pytest.raises(hsd.InputError, match=r"left out 5: 5 without an answer \(first: line 5\)$"):
         hsd.load_problems(path)
     numpy = {"question": "q", "tests": ["import numpy as np\nassert np.allclose(f(), 1)"]}
     write_lines(tmp_path / "p.jsonl", good, numpy)

@@ -791,17 +791,18 @@ def check(test):
         return
     if set(test) != {"setup", "test"}:
         raise ValueError(f"its keys are {', '.join(test)}")
-    for text in test.values():
+    nodes = {}
+    for key, text in test.items():
         compile(text, "test", "exec")  # SyntaxError, for a return outside a function too
-        for node in ast.walk(ast.parse(text)):
-            names = [it.name for it in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                if name.partition(".")[0] not in {*sys.stdlib_module_names, *PACKAGES}:
-                    raise ImportError(f"there is no {name} in the sandbox")
-    nodes = ast.walk(ast.parse(test["test"]))
-    if not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes):
+        nodes[key] = list(ast.walk(ast.parse(text)))
+    if not any(isinstance(node, (ast.Assert, ast.Call)) for node in nodes["test"]):
         raise ValueError("it asserts and calls nothing")
+    for node in nodes["setup"] + nodes["test"]:
+        names = [it.name for it in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            if name.partition(".")[0] not in {*sys.stdlib_module_names, *PACKAGES}:
+                raise ImportError(f"there is no {name} in the sandbox")
 
 
 def read():

@@ -772,13 +772,11 @@ def test_a_hostile_answer_takes_no_time_no_memory_and_is_no_python(tmp_path):
     code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
     assert not any(hsd.math_equal(text, "5") for text in (code, f"sqrt({code})", f"{{{code}}}"))
     assert not marker.exists()
+    tracemalloc.start()
     for row in ANSWERS["hostile"]:
         start = time.process_time()
         assert not hsd.math_equal(whole(row["candidate"]), "5")
-        assert time.process_time() - start < 0.5  # .05 on an idle machine
-    tracemalloc.start()
-    for row in ANSWERS["hostile"]:
-        hsd.math_equal(whole(row["candidate"]), "5")
+        assert time.process_time() - start < 0.5  # .1 on an idle machine
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
 
@@ -815,7 +813,18 @@ run_tests = hsd.run_tests  # which another test replaces for a while
 
 
 @pytest.fixture(scope="session", autouse=True)
-def verdicts(request):
+def early(request, tmp_path_factory):
+    """(folder, what was started in it) of two long tests: their processes run beside all others."""
+    started = {}
+    for test, start in (("test_two_processes", start_ranks), ("test_hsd_py_alone", start_alone)):
+        if any(test in item.name for item in request.session.items):
+            folder = tmp_path_factory.mktemp(test)
+            started[test] = folder, start(folder)
+    return started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def verdicts(request, early):
     """{kind: verdicts on its programs}, made in the background from the start."""
     names = " ".join(item.name for item in request.session.items)
     kinds = [kind for kind in PROGRAMS if f"nobody_stays[{kind}]" in names]
@@ -1271,17 +1280,22 @@ def ended(*processes):
     return [process.exitcode for process in processes]
 
 
-def test_two_processes_give_the_rollouts_losses_and_weights_of_one(tmp_path):
+def start_ranks(folder):
     small = {"questions_per_step": 5, "group_size": 4, "eval_questions": 6, "eval_samples": 2}
     small |= {"steps": 2, "rollout_tokens": 1500, "burst_tokens": 24}
     small |= {"micro_batch_tokens": 700, "compile": False}
     flags = [f"--{k}={v}" for k, v in small.items()]
-    one, two = (tmp_path / name for name in ("one", "two"))
+    one, two = (folder / name for name in ("one", "two"))
     processes = launch(spied, one, *flags, f"--out={one}")
-    processes += launch(spied, two, *flags, f"--out={two}", ranks=2)
+    return processes + launch(spied, two, *flags, f"--out={two}", ranks=2)
+
+
+def test_two_processes_give_the_rollouts_losses_and_weights_of_one(early):
+    folder, processes = early["test_two_processes"]
+    one, two = (folder / name for name in ("one", "two"))
     assert ended(*processes) == [0, 0, 0]
     names = ("one-0", "two-0", "two-1")
-    whole, *halves = (json.loads((tmp_path / f"{n}.json").read_text()) for n in names)
+    whole, *halves = (json.loads((folder / f"{n}.json").read_text()) for n in names)
     assert [half["responses"] for half in halves] == [whole["responses"]] * 2
     size = whole["held"][0]
     assert whole["held"] == [size] * 5
@@ -1950,27 +1964,32 @@ def test_what_a_run_is_to_read_is_never_deleted(killed, tmp_path):
             assert contents(tmp_path) == before
 
 
-def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(tmp_path):  # slow: 20 s
-    shutil.copy(ROOT / "hsd.py", tmp_path)
-    values = {**SHORT, "steps": 1, "model": TINY, "train_data": TRAIN, "eval_data": EVAL}
-    flags = [f"--{k}={v}" for k, v in {**values, "micro_batch_tokens": 4096}.items()]
-    code = write_lines(tmp_path / "code.jsonl", {"question": "f", "tests": ["assert f()"]})
+ALONE = {**SHORT, "model": TINY, "train_data": TRAIN, "eval_data": EVAL, "micro_batch_tokens": 4096}
 
-    def alone(*flags):
-        options = {"cwd": tmp_path, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([sys.executable, "hsd.py", *flags], **options, **pipes)
 
-    refused, done = alone(*flags, f"--train_data={code}", "--out=code"), alone(*flags, "--out=run")
-    (_, line), (out, error) = refused.communicate(), done.communicate()
-    assert refused.returncode == 1 and not (tmp_path / "code").exists()
-    assert re.fullmatch(r"hsd.py: programs take x86_64 Linux .*sandbox.py.* No such file.*\n", line)
+def start_alone(folder, *more):
+    shutil.copy(ROOT / "hsd.py", folder)
+    flags = [f"--{k}={v}" for k, v in {**ALONE, "steps": 1}.items()]
+    options = {"cwd": folder, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "hsd.py", *flags, "--out=run", *more]
+    return subprocess.Popen(command, **options, **pipes)
+
+
+def test_hsd_py_alone_trains_saves_resumes_and_draws_a_plain_page(early, monkeypatch):
+    folder, done = early["test_hsd_py_alone"]
+    out, error = done.communicate()
     assert (done.returncode, error) == (0, "")
     assert out.splitlines()[-1].endswith("run/credit.html")
-    assert "pass@1" in (tmp_path / "run" / "credit.html").read_text()
-    again = alone("--resume", "--out=run", "--steps=2")
+    assert "pass@1" in (folder / "run" / "credit.html").read_text()
+    again = start_alone(folder, "--resume", "--steps=2")
+    code = write_lines(folder / "code.jsonl", {"question": "f", "tests": ["assert f()"]})
+    monkeypatch.setattr(hsd, "DATA", folder / "data")
+    line = run(**{**ALONE, "train_data": code, "out": folder / "code"})
+    assert re.fullmatch(r"hsd.py: programs take x86_64 Linux .*sandbox.py.* No such file.*", line)
+    assert not (folder / "code").exists()
     assert (again.communicate()[1], again.returncode) == ("", 0)
-    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 1, 2, 2]
+    assert [row["step"] for row in rows_of(folder / "run")] == [0, 1, 1, 2, 2]
 
 
 # ---- Command line --------------------------------------------------------------------------------

@@ -1116,13 +1116,17 @@ def test_files_are_mixed_by_turns_and_each_has_an_order_of_its_own(tmp_path):
             hsd.load_data(lab(train_data=data, mix=mix))
 
 
-def test_each_file_of_eval_data_is_a_benchmark_beside_the_mean_over_all(tmp_path, capsys):
-    """Two of the first and, cut by --eval_questions, three of the second."""
+def test_a_run_on_rows_of_all_shapes_has_a_figure_for_each_file_of_eval_data(tmp_path, capsys):
+    """Two questions of the first and, cut by --eval_questions, three of the second."""
     lines = Path(EVAL).read_text().splitlines()
     paths = [write_lines(tmp_path / f"{n}.jsonl", *lines[n : 3 * n]) for n in (1, 8)]
-    short = {"eval_samples": 8, "eval_questions": 3, "steps": 0, "out": tmp_path / "run"}
-    assert run("--lab", "--eval_data", *paths, **short) == 0
-    (row,) = rows_of(tmp_path / "run")
+    shapes = write_lines(tmp_path / "shapes.jsonl", *(row for row, *_ in PUBLISHED))
+    short = {"steps": 2, "questions_per_step": 9, "group_size": 2, "max_new_tokens": 60}
+    short |= {"eval_samples": 8, "eval_questions": 3, "out": tmp_path / "run"}
+    mixed = ("--train_data", shapes, SHORT["train_data"], "--mix", "5", "4")
+    assert run("--lab", *mixed, "--eval_data", *paths, **short) == 0
+    *_, last, row = rows_of(tmp_path / "run")
+    assert last["step"] == 2 and last["unverified"] == 0 and math.isfinite(last["loss"])
     for k in (1, 8):
         want = (2 * row[f"eval/1/pass@{k}"] + 3 * row[f"eval/8/pass@{k}"]) / 5
         assert row[f"eval/pass@{k}"] == pytest.approx(want)

@@ -2021,7 +2021,7 @@ def check(config):
         kind = types[f.name]
         right = value is f.default
         if not right and get_origin(kind) is list:
-            right = isinstance(value, list) and value != []
+            right = isinstance(value, list)
             right = right and all(makes_sense(f, x, *get_args(kind)) for x in value)
         elif not right:
             right = makes_sense(f, value, kind)

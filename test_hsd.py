@@ -996,7 +996,7 @@ PUBLISHED = [  # the question, right responses, a wrong one
     ),  # MATH, Numina
     (
         {  # DAPO
-            "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+            "prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
             "reward_model": {"ground_truth": "3", "style": "rule"},
         },
         *("q", "\\boxed{3}", "\\boxed{4}"),
@@ -1008,7 +1008,7 @@ PUBLISHED = [  # the question, right responses, a wrong one
         program("def mean(x):\n    return []"),
     ),
     (
-        {"text": "q", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},  # MBPP
+        {"text": "q", "test_list": ["assert f(1) == 2"], "answer": "7"},  # MBPP
         *("q", program("def f(x): return x + 1"), program("def f(x): return x")),
     ),
     (
@@ -1036,6 +1036,7 @@ def test_a_row_of_each_published_shape_is_loaded_and_verified(tmp_path):
     pairs = [(p, text) for p, row in zip(problems, PUBLISHED) for text in row[2:]]
     assert in_parallel(lambda pair: hsd.verify(*pair), pairs) == [True, False] * len(PUBLISHED)
     assert all(hash(repr(p)) and pickle.loads(pickle.dumps(p)) == p for p in problems)
+    assert not any(p.tests and p.answer for p in problems)  # no text is right for a program
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted_unless_they_are_most(
@@ -1134,6 +1135,7 @@ def test_a_run_on_rows_of_all_shapes_has_a_figure_for_each_file_of_eval_data(tmp
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     for name in ("1", "8"):
         assert [name, "pass@1", f"{row[f'eval/{name}/pass@1']:.3g}"] in [x[:3] for x in shown]
+    assert not any("eval/1" in word for line in shown for word in line)
 
 
 def test_what_leaves_a_method_idle_is_said_or_refused(tmp_path, capsys):
@@ -1201,6 +1203,21 @@ def test_an_evaluation_of_the_tiny_model_says_what_its_rollouts_say(tiny, monkey
     assert (
         step["reward"] == pytest.approx(row["eval/pass@1"]) and step["coverage"] == len(failed) / 96
     )
+
+    teacher = copy.deepcopy(tiny[1])
+    teacher.lm.get_output_embeddings().weight.mul_(0.5)  # less sure of everything
+    models = Models(tiny[1], teacher, None)
+    rows = hsd.credit_rows(models, tiny[0], failed[:5], lab(micro_batch_tokens=200))
+    for r, shown in zip(failed, rows):
+        before = r.response[: shown["tau"]]
+        for side, model, prompt in (
+            ("student", tiny[1], r.prompt),
+            ("teacher", teacher, r.teacher_prompt),
+        ):
+            p, ids = dense(model, prompt + before, [0])[0].softmax(-1).topk(5)
+            tokens, shares = zip(*shown["top5"][side])
+            assert list(tokens) == tiny[0].batch_decode(ids[:, None].tolist())
+            assert shares == pytest.approx(p.tolist(), rel=1e-4)
 
 
 def test_the_pieces_of_a_response_make_up_its_text(tiny):

@@ -562,7 +562,7 @@ def ask_alone(*arguments, **named):
             error.__dict__.update(rest[1])
             assert isinstance(error, Exception)
             # it would end a loop over map(f, x); where a test expects it, the test names it
-            ends = isinstance(error, StopIteration) and arguments[0] == "__call__"
+            ends = isinstance(error, StopIteration) and arguments[0] != "__next__"
             assert not ends or CASE["stops"]
         # What returned something has not changed its arguments, whatever it says: a function that
         # empties a list and returns it would pass `assert f(x) == sorted(x)`. See is_in_place().
@@ -610,14 +610,14 @@ IsNot Lt LtE Gt GtE In NotIn"""
 COMPILERS = r"__main__|collections|dataclasses|ast|sympy\.polys\..*"
 # Texts that compute numbers and formulas: the test's, and what SymPy makes of them
 NAMES = "Integer|Float|Rational|Symbol|Function|sin|cos|tan|exp|log|sqrt|pi|I|E"
-COMPUTING = "None True False abs all any bool complex float int len max min pow range round sum"
 PLAIN = rf"from sympy import \*|({NAMES}|'[\w.]*'|[\s\d+*/().,%-])*"
 
 
 def is_check(node, own):
-    """Is it an assert, or may it be?"""
-    named = getattr(node, "attr", "").startswith("assert") or getattr(node, "id", "") in own
-    return named or isinstance(node, ast.Assert)
+    """Does it judge, or may it?"""
+    calls = isinstance(node, ast.Call) and getattr(node.func, "id", "") in own
+    asserts = getattr(node, "attr", "").startswith("assert")
+    return calls or asserts or isinstance(node, (ast.Assert, ast.Compare))
 
 
 def is_class(thing):
@@ -687,7 +687,9 @@ def strict_numpy():
     def makes(make):
         return functools.wraps(make)(lambda *arguments, **named: strict(make(*arguments, **named)))
 
-    numpy.array, numpy.asarray = makes(numpy.array), makes(numpy.asarray)
+    makers = "array asarray asanyarray atleast_1d atleast_2d ravel ones zeros full"
+    for name in makers.split():
+        setattr(numpy, name, makes(getattr(numpy, name)))
     tests = "assert_allclose assert_array_equal assert_almost_equal assert_array_almost_equal"
     for module, names in ((numpy, "allclose isclose array_equiv"), (numpy.testing, tests)):
         for name in names.split():
@@ -695,11 +697,13 @@ def strict_numpy():
 
 
 def is_formula(thing):
+    """Of no unknown function: as code, Function("setattr") would be Python's."""
     import sympy
+    from sympy.core.function import AppliedUndef
 
     if isinstance(thing, (list, tuple)):
         return all(map(is_formula, thing))
-    return isinstance(thing, (sympy.Basic, sympy.MatrixBase))
+    return isinstance(thing, (sympy.Basic, sympy.MatrixBase)) and not thing.has(AppliedUndef)
 
 
 def watch(event, details):
@@ -716,10 +720,8 @@ def watch(event, details):
     compiler, *_ = modules = [frame.f_globals.get("__name__", "") for frame in callers]
     trusted = re.fullmatch(COMPILERS, compiler) or any("importlib" in name for name in modules)
     text = details[0].decode() if isinstance(details[0], bytes) else details[0]
-    if compiler == "sympy.utilities.lambdify":  # it takes texts, too; and `setattr` is a function
-        given = [callers[0].f_locals.get(name, []) for name in ("args", "expr")]
-        python = {*re.findall(r"\w+", text)} & vars(builtins).keys() - {*COMPUTING.split()}
-        trusted = is_formula(given) and not python
+    if compiler == "sympy.utilities.lambdify":  # it takes texts, too
+        trusted = is_formula([callers[0].f_locals.get(name, []) for name in ("args", "expr")])
     if trusted:
         return
     if not isinstance(text, str) or text not in CASE["texts"] and not re.fullmatch(PLAIN, text):
@@ -750,11 +752,11 @@ def asserts(test, requests, replies, child):
     ask("exec", setup, Remote(0))
     given = used.intersection(ask("list", Remote(0)))
     own = {getattr(node, key, "") for node in nodes for key in ("name", "asname")} - {""}
-    in_withs = [it for it in ast.walk(ast.parse(text)) if isinstance(it, ast.With)]
-    in_withs = [it for it in in_withs if any(is_check(part, own) for part in ast.walk(it))]
-    CASE["checks"] = {line for it in in_withs for line in range(it.lineno, it.end_lineno + 1)}
     stored = [node for node in nodes if isinstance(getattr(node, "ctx", 0), ast.Store)]
     own |= {getattr(node, "id", "") for node in stored}
+    withs = [it for it in ast.walk(ast.parse(text)) if isinstance(it, ast.With)]
+    withs = [it for it in withs if any(is_check(part, own) for part in ast.walk(it))]
+    CASE["checks"] = {line for it in withs for line in range(it.lineno, it.end_lineno + 1)}
     CASE["in_place"] = is_in_place(nodes, given - own)
     CASE["classes"] = any(re.match(CLASS, name) for name in given - own)
     python = Names({name: thing for name, thing in vars(builtins).items() if name not in given})

@@ -39,9 +39,9 @@ PACKAGES = {os.path.basename(folder): folder for folder in sys.argv[2:]}
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLASS = "[A-Z][^_]*$"  # how the names of classes look
 BUILT_IN = [thing for thing in vars(builtins).values() if isinstance(thing, type)]
-# The methods of data whose answer is yes or no
-ASKING = {name for kind in BUILT_IN for name in vars(kind) if re.match("is|.*with$", name)}
-ASKING.add("equals")
+# Methods of data that a liar would answer with yes, or with what it was given
+ASKING = "is|.*with$|.*difference$|intersection$|union$"
+ASKING = {name for kind in BUILT_IN for name in vars(kind) if re.match(ASKING, name)} | {"equals"}
 # What CPython and numpy need to compute, to read their libraries and to use the pipes they have
 CALLS = """read 0, write 1, close 3, stat 4, fstat 5, lstat 6, poll 7, lseek 8, mmap 9, mprotect 10,
 munmap 11, brk 12, rt_sigaction 13, rt_sigprocmask 14, rt_sigreturn 15, pread64 17, readv 19,
@@ -212,20 +212,20 @@ def pack_array(array, is_scalar, refer):
 
 @functools.cache
 def strict_class():
-    """Of nothing, all is true: (np.array([]) == 4).all(). Arrays of this class take part in nothing
-    where one is empty and another is not."""
+    """Of nothing, all is true: (np.array([]) == 4).all(). So no array of this class is computed
+    with another where one of them is empty and one is not."""
     import numpy
 
     class array(numpy.ndarray):  # numpy prints the name
         def __array_ufunc__(self, function, method, *inputs, out=(), **named):
             assert len({numpy.size(it) > 0 for it in inputs}) == 1
-            plain = [
-                [it.view(numpy.ndarray) if type(it) is array else it for it in some]
-                for some in (inputs, out)
-            ]
-            named |= {"out": tuple(plain[1])} if out else {}
-            result = getattr(function, method)(*plain[0], **named)
+            if out:
+                named["out"] = tuple(map(plain, out))
+            result = getattr(function, method)(*map(plain, inputs), **named)
             return out[0] if out else strict(result)
+
+    def plain(value):
+        return value.view(numpy.ndarray) if type(value) is array else value
 
     return array
 
@@ -368,7 +368,8 @@ def serve(text, prints):
         if isinstance(thing, type) and (thing in BUILT_IN or issubclass(thing, Exception)):
             bases = [refer(base) for base in thing.__bases__ if issubclass(base, Exception)]
             return {"kind": [id(thing), thing.__name__, bases]}
-        return {"awaits" if type(thing).__name__ == "coroutine" else "kept": id(thing)}
+        is_awaited = type(thing).__name__ in ("coroutine", "async_generator_asend")
+        return {"awaits" if is_awaited else "kept": id(thing)}
 
     def part(of):
         module = __import__(of[0])
@@ -442,7 +443,7 @@ OPERATORS = {name for name in vars(operator) if not name.endswith(("call__", "it
 
 
 def is_asking(name):
-    """Is it a method of data whose answer is yes or no? Formulas have is_zero and more."""
+    """Is it such a method of data? Formulas have is_zero and more."""
     return name in ASKING or name[:3] == "is_" and {"sympy", "decimal"} & sys.modules.keys()
 
 
@@ -500,8 +501,7 @@ for kind in (operator, *BUILT_IN):
     for name in vars(kind).keys() - OWN:
         if name[:2] == "__" and callable(vars(kind)[name]):
             setattr(Remote, name, special(name))
-
-
+Remote.__aiter__, Remote.__anext__ = map(special, ("__aiter__", "__anext__"))
 Remote.__doc__ = property(lambda remote: ask("getattr", remote, "__doc__"))
 
 
@@ -571,7 +571,7 @@ def ask_alone(*arguments, **named):
                 if isinstance(it, CHANGING):
                     it.clear()
                     (it.extend if hasattr(it, "extend") else it.update)(changed)
-                elif hasattr(it, "__array_ufunc__") and not isinstance(it, Remote):
+                elif {"__array_ufunc__", "__setitem__"} <= {*dir(type(it))}:  # of numpy
                     it[...] = changed
     except Exception:  # noqa: BLE001 (whatever it is)
         os._exit(WRONG)
@@ -643,13 +643,8 @@ def is_in_place(nodes, given):
     def is_made(node):
         return isinstance(node, ast.Call) and getattr(node.func, "id", "") in classes
 
-    made = [
-        it
-        for node in nodes
-        if isinstance(node, ast.Assign) and is_made(node.value)
-        for it in node.targets
-    ]
-    made = {getattr(it, "id", "") for it in made}
+    made = [node for node in nodes if isinstance(node, ast.Assign) and is_made(node.value)]
+    made = {it.id for node in made for it in node.targets if isinstance(it, ast.Name)}
     for node in nodes:
         if type(node).__name__ not in SIMPLE.split() or getattr(node, "id", "") in ("all", "any"):
             return False
@@ -719,11 +714,11 @@ def watch(event, details):
         callers.append(callers[-1].f_back)
     compiler, *_ = modules = [frame.f_globals.get("__name__", "") for frame in callers]
     trusted = re.fullmatch(COMPILERS, compiler) or any("importlib" in name for name in modules)
-    text = details[0].decode() if isinstance(details[0], bytes) else details[0]
     if compiler == "sympy.utilities.lambdify":  # it takes texts, too
         trusted = is_formula([callers[0].f_locals.get(name, []) for name in ("args", "expr")])
     if trusted:
         return
+    text = details[0].decode() if isinstance(details[0], bytes) else details[0]
     if not isinstance(text, str) or text not in CASE["texts"] and not re.fullmatch(PLAIN, text):
         os._exit(WRONG)
 
@@ -752,9 +747,9 @@ def asserts(test, requests, replies, child):
     ask("exec", setup, Remote(0))
     given = used.intersection(ask("list", Remote(0)))
     own = {getattr(node, key, "") for node in nodes for key in ("name", "asname")} - {""}
-    stored = [node for node in nodes if isinstance(getattr(node, "ctx", 0), ast.Store)]
-    own |= {getattr(node, "id", "") for node in stored}
-    withs = [it for it in ast.walk(ast.parse(text)) if isinstance(it, ast.With)]
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    withs = [it for x in (setup, text) for it in ast.walk(ast.parse(x)) if isinstance(it, ast.With)]
     withs = [it for it in withs if any(is_check(part, own) for part in ast.walk(it))]
     CASE["checks"] = {line for it in withs for line in range(it.lineno, it.end_lineno + 1)}
     CASE["in_place"] = is_in_place(nodes, given - own)

@@ -35,7 +35,6 @@ import functools
 import gzip
 import hashlib
 import importlib.util
-import inspect
 import json
 import math
 import os
@@ -59,11 +58,11 @@ from typing import NamedTuple, get_args, get_origin, get_type_hints
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of Ctrl-C while torch is imported
-# Both are read when torch is imported. A CPU's threads sleep while they wait: beside another busy
-# process, threads that spin make a step ten times as long. A GPU's memory is one piece: a KV cache,
-# which grows by the token, would leave it in many.
+# These must be set before torch is imported. A CPU's threads sleep while they wait: beside another
+# busy process, threads that spin make a step ten times as long. Expandable segments: a KV cache is
+# allocated anew at each token, and would fragment a GPU's memory.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the old name of:
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its old name; who sets that keeps it
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import mpmath
@@ -290,12 +289,14 @@ def option(default, text, **more):
 
 @dataclass
 class Config:
-    """Each field is a flag, --field value. [x] is the default: the paper's value unless marked
-    (ours). Without --model, or with --lab, the values of LAB are the defaults."""
+    """Each field is a flag, --field value. [x] holds with --model: the paper's value, or ours where
+    marked. (default: y) holds without --model, or with --lab: it is the lab's."""
 
     model: str = option("Qwen/Qwen3-8B", "folder or hub name of a causal LM")
     train_data: list[str] = option(None, "problems, files of JSON Lines or .gz of it")
-    mix: list[int] = option(None, "so many of each file in turn; if None, all are one file (ours)")
+    mix: list[int] = option(
+        None, "4 1: four of the first file, one of the second; if None, shuffled (ours)"
+    )
     eval_data: list[str] = option(None, "held-out problems, likewise; each file is a benchmark")
     out: str = option(None, "folder of the run; if None, runs/METHOD (METHOD-eval for 0 steps)")
     lab: bool = option(False, "take the lab's values, also where there is a --model")
@@ -316,7 +317,7 @@ class Config:
     max_new_tokens: int = option(4096, "tokens of a response; one cut here scores 0")
     thinking: bool = option(False, "chat template's thinking mode, for student and teacher (ours)")
     rollout_tokens: int = option(294_912, "tokens, prompts included, generated at once (ours)")
-    burst_tokens: int = option(512, "new tokens of one call, then rows that ended leave (ours)")
+    burst_tokens: int = option(512, "tokens sampled until rows that have ended leave (ours)")
     # updates
     steps: int = option(1500, "batches of Q x G rollouts; 0 only evaluates")
     updates_per_batch: int = option(1, "optimizer steps per batch, each on its share of it (ours)")
@@ -328,7 +329,7 @@ class Config:
     gradient_checkpointing: bool = option(True, "recompute activations in backward")
     # evaluation and checkpoints
     eval_every: int = option(100, "steps between evaluations; 0: before and after only (ours)")
-    eval_questions: int = option(500, "held-out questions, of each file the first (ours)")
+    eval_questions: int = option(500, "of each file of --eval_data the first so many (ours)")
     eval_samples: int = option(16, "samples per question; pass@1 is their mean")
     save_every: int = option(50, "steps between checkpoints; 0: at the end only (ours)")
     resume: bool = option(False, "go on with the run in --out, with its settings")
@@ -862,6 +863,8 @@ def sample_responses(model, prompts, stops, config, seed, phase):
     calls_before = 0
     unshard(model)  # or the ranks would wait for each other at every token
     for done in range(0, config.max_new_tokens, config.burst_tokens):
+        if not going:
+            break
         new_tokens = min(config.burst_tokens, config.max_new_tokens - done)
         burst = replace(config, max_new_tokens=new_tokens)
         texts = [prompts[i] + responses[i] for i in going]
@@ -888,8 +891,9 @@ def generate(model, prompts, stops, config):
     """Return the ids that follow each prompt, up to and with the first stop token."""
     settings = GenerationConfig(eos_token_id=stops, pad_token_id=stops[0])
     settings.max_new_tokens = config.max_new_tokens
-    if "past_key_values" in inspect.signature(model.lm.forward).parameters:
-        settings.prefill_chunk_size = 256  # a burst's prompts are long: see sample_responses()
+    # A burst's prompts are long. Recurrent models would lose their state between chunks.
+    if not model.lm._is_stateful and model.lm._supports_default_dynamic_cache():
+        settings.prefill_chunk_size = 256
     settings.do_sample = config.temperature > 0
     if settings.do_sample:  # top_k=0 is no top-k; None would be the model's own
         settings.update(temperature=config.temperature, top_p=config.top_p, top_k=0)
@@ -968,8 +972,8 @@ def join_ranks():
     if (cuda or RANKS > 1) and not dist.is_initialized():
         one = {} if RANKS > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **one)
-    if cuda and RANKS > 1:  # torchrun allows one thread; an AdamW on the host needs more
-        torch.set_num_threads(THREADS)
+    if cuda and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(THREADS)  # torchrun's 1 is too few for an AdamW on the host
     return "cuda" if cuda else "cpu"
 
 
@@ -1444,8 +1448,8 @@ def parse_problem(row):
         said = [x for x in question if isinstance(x, dict) and x.get("role") == "user"]
         question = said[-1].get("content") if said else ""
     if not isinstance(question, str) or not question.strip():
-        raise InputError("no text under question, problem, prompt or text")
-    if starter := row.get("starter_code"):
+        raise InputError(f"no text under {', '.join(keys)}")
+    if isinstance(starter := row.get("starter_code"), str):
         question = f"{question.strip()}\n\n{starter}"
     answer = row.get("answer")
     solution = row.get("solution")
@@ -1520,13 +1524,12 @@ def load_problems(path):
 
 # ======================================== Part IV: a run ==========================================
 # ---- Data ----------------------------------------------------------------------------------------
-def load_files(paths, most=None):
+def load_files(flag, paths, names, most=None):
     """Return the problems of some files, of each the first `most`; if None, all."""
+    if len(set(names)) < len(names):
+        raise InputError(f"{flag} {' '.join(paths)}: two files of one name")
     problems = []
-    names = [Path(path).name.removesuffix(".gz").removesuffix(".jsonl") for path in paths]
-    for name, path in zip(names, paths):
-        if names.count(name) > 1:
-            raise InputError(f"{path}: two files are called {name}")
+    for path, name in zip(paths, names):
         problems += [replace(p, source=name) for p in load_problems(path)[:most]]
     return problems
 
@@ -1535,10 +1538,13 @@ def load_data(config):
     """Return (training, held-out) problems. Says, or refuses, what would leave the method idle."""
     if not config.eval_data or config.steps and not config.train_data:
         raise InputError("this model needs --train_data and --eval_data")
-    if config.mix and len(config.mix) != len(config.train_data or []):
-        raise InputError(f"--mix {config.mix}: one number for each file of --train_data")
-    problems = load_files(config.train_data) if config.steps else []
-    held_out = load_files(config.eval_data, config.eval_questions)
+    problems = []
+    if config.steps:
+        if config.mix and len(config.mix) != len(config.train_data):
+            raise InputError(f"--mix {config.mix}: one number for each file of --train_data")
+        problems = load_files("--train_data", config.train_data, config.train_data)
+    names = [re.sub(r"\.jsonl(\.gz)?$", "", Path(path).name) for path in config.eval_data]
+    held_out = load_files("--eval_data", config.eval_data, names, config.eval_questions)
     answers = [p.answer for p in problems + held_out if p.answer]
     unread = sum(not readable(answer) for answer in progress(answers, "answers"))
     if unread:
@@ -1584,11 +1590,12 @@ def questions_of_step(problems, step, config):
     seed and pass alone, so a resumed run needs to know nothing but its step."""
     Q = config.questions_per_step
     files = [problems]
-    turns = [0]  # whose turn it is: with --mix 4 1, the files 0 0 0 0 1
     if config.mix:
         names = dict.fromkeys(p.source for p in problems)  # in their order
         files = [[p for p in problems if p.source == name] for name in names]
-        turns = [i for i, count in enumerate(config.mix) for _ in range(count)]
+    counts = config.mix or [1]
+    # the file of each question in a cycle: for --mix 4 1 it is 0 0 0 0 1
+    turns = [i for i, count in enumerate(counts) for _ in range(count)]
 
     @functools.cache
     def order_of_pass(i, number):
@@ -1598,10 +1605,9 @@ def questions_of_step(problems, step, config):
     for place in range(step * Q, (step + 1) * Q):
         cycle, turn = divmod(place, len(turns))
         i = turns[turn]
-        number, place_in_pass = divmod(
-            cycle * turns.count(i) + turns[:turn].count(i), len(files[i])
-        )
-        found.append(order_of_pass(i, number)[place_in_pass])
+        before = cycle * counts[i] + turns[:turn].count(i)  # taken from this file so far
+        number, k = divmod(before, len(files[i]))
+        found.append(order_of_pass(i, number)[k])
     return found
 
 
@@ -1618,11 +1624,12 @@ def evaluate(models, tokenizer, problems, config, step):
     rollouts = [r for group in groups for r in group]
     verify_rollouts(rollouts)
     row = {"step": step}
-    parts = {"eval": groups}
-    if len({p.source for p in problems}) > 1:
-        for group in groups:
-            parts.setdefault(f"eval/{group[0].problem.source}", []).append(group)
-    for name, part in parts.items():
+    benchmarks = {"eval": groups}
+    names = dict.fromkeys(p.source for p in problems)
+    if len(names) > 1:
+        for name in names:
+            benchmarks[f"eval/{name}"] = [g for g in groups if g[0].problem.source == name]
+    for name, part in benchmarks.items():
         successes = [int(sum(r.reward for r in group)) for group in part]
         for k in sorted({1, min(n, 8), n}):
             row[f"{name}/pass@{k}"] = mean(pass_at_k(n, c, k) for c in successes)
@@ -1838,7 +1845,8 @@ class Run:
         self.optimizer = optimizer
         inputs = {"--model": models.student.fingerprint}
         for flag, problems in (("--train_data", train_problems), ("--eval_data", eval_problems)):
-            inputs[flag] = hashlib.sha256(repr(problems).encode()).hexdigest()
+            sizes = list(Counter(p.source for p in problems).values())  # which --mix needs
+            inputs[flag] = hashlib.sha256(repr((problems, sizes)).encode()).hexdigest()
         if self.last:
             for flag, now in inputs.items():
                 if now != self.inputs.get(flag):
@@ -1856,7 +1864,8 @@ class Run:
                 shutil.rmtree(self.out / name, ignore_errors=True)
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         self.write("config.json", [asdict(self.config) | versions])
-        self.check_shared()
+        if self.config.steps:
+            self.check_shared()
         self.write("metrics.jsonl", self.rows)
         weights = next(models.student.parameters())  # on the host where FSDP offloads them
         size = sum(p.numel() for p in models.student.parameters())
@@ -1871,7 +1880,8 @@ class Run:
             (self.out / f"{name}.new").rename(self.out / name)
 
     def check_shared(self):
-        """Raise InputError if a rank does not see the folder of rank 0: it would save no shards."""
+        """Raise InputError if a rank does not see the folder of rank 0: checkpoints would lack what
+        it saves."""
         for _ in range(60):  # a network's disk may show a new file late
             if len(set(all_gather_list([digest(self.out / "config.json")]))) == 1:
                 return
@@ -1935,15 +1945,16 @@ class Run:
         self.rows.append({k: v if math.isfinite(v) else None for k, v in row.items()})
         self.write("metrics.jsonl", self.rows)
         shown = ("reward", "kl", "peer_share", "response_tokens", "seconds")
-        figures = [f"{k} {v:.3g}" for k, v in row.items() if k in shown or k.count("/") == 1]
-        print0(f"step {row['step']:>4}  " + "  ".join(figures))
-        benchmarks = {}
+        lines = {"": []}  # and one for each benchmark
         for key, value in row.items():
-            if key.count("/") == 2:
-                _, name, figure = key.split("/")
-                benchmarks.setdefault(name, []).append(f"{figure} {value:.3g}")
-        for name, figures in benchmarks.items():
-            print0(f"    {name:<24}  " + "  ".join(figures))
+            name, _, figure = key.rpartition("/")
+            if key in shown or name == "eval":
+                lines[""].append(f"{key} {value:.3g}")
+            elif name:
+                lines.setdefault(name, []).append(f"{figure} {value:.3g}")
+        print0(f"step {row['step']:>4}  " + "  ".join(lines.pop("")))
+        for name, figures in lines.items():
+            print0(f"    {name.removeprefix('eval/'):<24}  " + "  ".join(figures))
         if row["step"] == 1 and row.get("reward") == 0:
             print0(f"every reward is 0; rollouts that were cut: {row['truncated_share']:.0%}")
         if collapsing(self.rows) and not collapsed:
@@ -2001,7 +2012,7 @@ STOP = []  # signals that have come: save after this step, and end
 
 
 def makes_sense(f, value, kind):
-    """Whether a value of a field, or of its list, does."""
+    """Whether a value may stand in field f; of a list, each item by itself."""
     if type(value) is not kind or value not in f.metadata.get("choices", [value]):
         return False
     if kind is bool:
@@ -2019,13 +2030,11 @@ def check(config):
     for f in fields(Config):
         value = getattr(config, f.name)
         kind = types[f.name]
-        right = value is f.default
-        if not right and get_origin(kind) is list:
-            right = isinstance(value, list)
-            right = right and all(makes_sense(f, x, *get_args(kind)) for x in value)
-        elif not right:
-            right = makes_sense(f, value, kind)
-        if not right:
+        values = [value]
+        if get_origin(kind) is list and isinstance(value, list):
+            values = value
+            (kind,) = get_args(kind)
+        if value is not f.default and not all(makes_sense(f, x, kind) for x in values):
             raise InputError(f"--{f.name} {value}: out of range")
     if config.steps and not config.temperature:
         raise InputError("--temperature 0: all rollouts of a group would be one and the same")
@@ -2053,10 +2062,11 @@ def settings(argv):
         defaults = LAB
     if given.resume:
         defaults = read_json(Path(given.out) / "config.json")
-        for name in ("torch", "transformers", "overwrite"):
+        for name in ("torch", "transformers"):
             defaults.pop(name, None)
-        if gone := defaults.keys() - vars(given).keys():
-            raise InputError(f"{given.out}/config.json: there is no field {', '.join(gone)}")
+        if other := defaults.keys() ^ vars(given).keys():
+            raise InputError(f"{given.out} is a run of another hsd.py, by its {', '.join(other)}")
+        defaults["overwrite"] = False
     return parse_flags(argv, defaults)
 
 

@@ -1105,16 +1105,21 @@ def test_files_are_mixed_by_turns_and_each_has_an_order_of_its_own(tmp_path):
     config = lab(train_data=paths, mix=[2, 1], questions_per_step=4)
     problems, _ = hsd.load_data(config)
     drawn = [p for step in range(6) for p in hsd.questions_of_step(problems, step, config)]
-    assert "".join(p.source for p in drawn) == "aab" * 8
-    for name, n in names.items():
-        order = [int(p.question) for p in drawn if p.source == name]
+    assert "".join(Path(p.source).stem for p in drawn) == "aab" * 8
+    for path, n in zip(paths, names.values()):
+        order = [int(p.question) for p in drawn if p.source == path]
         assert sorted(order[:n]) == sorted(order[n : 2 * n]) == list(range(n))
     config.mix = None
     drawn = [p for step in range(5) for p in hsd.questions_of_step(problems, step, config)]
-    assert Counter(p.source for p in drawn[:10]) == Counter(p.source for p in drawn[10:]) == names
-    for mix, data, said in (([1], paths, "one number for"), (None, paths[:1] * 2, "are called a")):
+    first, second = (Counter(Path(p.source).stem for p in x) for x in (drawn[:10], drawn[10:]))
+    assert first == second == names
+    for changes, said in (
+        ({"train_data": paths, "mix": [1]}, "one number for"),
+        ({"train_data": paths[:1] * 2}, "two files of one name"),
+        ({"eval_data": [paths[0], str(tmp_path / "x" / "a.jsonl.gz")]}, "two files of one name"),
+    ):
         with pytest.raises(hsd.InputError, match=said):
-            hsd.load_data(lab(train_data=data, mix=mix))
+            hsd.load_data(lab(**changes))
 
 
 def test_a_run_on_rows_of_all_shapes_has_a_figure_for_each_file_of_eval_data(tmp_path, capsys):
@@ -1826,7 +1831,7 @@ DAMAGE = [  # (a part of the folder, what happens to it, what is said or else it
     ("config.json", b"[1]", "cannot read"),
     ("config.json", b"[" * 100_000, "cannot read"),
     ("config.json", Path.unlink, "cannot read"),
-    ("config.json", edited(rollout_batch=8), "no field rollout_batch"),
+    ("config.json", edited(rollout_batch=8), "another hsd.py, by its rollout_batch"),
     ("config.json", edited(method="nope"), "--method"),
     ("config.json", edited(steps="many"), "--steps"),
     ("config.json", edited(steps=[3]), "--steps"),
@@ -1905,6 +1910,10 @@ def test_other_problems_or_weights_are_not_resumed_on_but_moved_ones_are(
         assert f"cannot resume: what --{flag} names is not" in run("--resume", **flags)
         assert contents(killed) == before
         path.write_bytes(data)
+    lines = train.read_text().splitlines()
+    halves = [write_lines(tmp_path / f"{n}.jsonl", *lines[n : n + 16]) for n in (0, 16)]
+    split = ("--resume", f"--out={killed}", "--train_data", *halves)  # --mix would draw others
+    assert "cannot resume: what --train_data names is not" in run(*split)
     assert run("--resume", **flags) == 0 and result_of(killed) == finished[1]
 
 

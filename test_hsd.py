@@ -182,7 +182,7 @@ def test_coverage_is_what_eq_12_says_and_not_what_table_2_prints():
     rng = random.Random(0)
     for G, p_star, f_star in ((4, 0.370, 0.472), (8, 0.257, 0.650), (16, 0.169, 0.779)):
         assert 1 - G ** (-1 / (G - 1)) == pytest.approx(p_star, abs=6e-4)
-        groups = [rewarded(*(rng.random() < p_star for _ in range(G))) for _ in range(3000)]
+        groups = [rewarded(*(rng.random() < p_star for _ in range(G))) for _ in range(1500)]
         for group in groups:
             hsd.choose_peers(group, "uniform", rng)
         assert hsd.rollout_metrics(groups)["coverage"] == pytest.approx(f_star, abs=0.02)
@@ -452,7 +452,7 @@ def test_rollouts_peers_and_questions_follow_from_seed_and_step(tiny, monkeypatc
             r.reward = 1.0
 
     def drawn(step, seed):
-        config = lab(seed=seed, questions_per_step=1, group_size=8, max_new_tokens=30, beta=0.0)
+        config = lab(seed=seed, questions_per_step=1, group_size=8, max_new_tokens=24, beta=0.0)
         student = copy.deepcopy(tiny[1]).requires_grad_()
         models, optimizer = Models(student, student, None), hsd.adamw(student, config)
         hsd.train_step(models, optimizer, tiny[0], problems[:1], step, config)
@@ -465,7 +465,7 @@ def test_rollouts_peers_and_questions_follow_from_seed_and_step(tiny, monkeypatc
     assert drawn(0, seed=0) == first
     for other in (drawn(1, seed=0), drawn(0, seed=1)):
         assert [x != y for x, y in zip(first, other)] == [True] * 3
-    alone = lab(rollout_tokens=1, max_new_tokens=30)  # a call for each prompt, with its own seed
+    alone = lab(rollout_tokens=1, max_new_tokens=24)  # a call for each prompt, with its own seed
     (group,) = hsd.sample_groups(tiny[1], tiny[0], problems[:1], 8, alone, "0 0")
     assert len({tuple(r.response) for r in group}) > 1
 
@@ -814,9 +814,11 @@ run_tests = hsd.run_tests  # which another test replaces for a while
 
 @pytest.fixture(scope="session", autouse=True)
 def early(request, tmp_path_factory):
-    """(folder, what was started in it) of two long tests: their processes run beside all others."""
+    """(folder, what was started in it) of some long tests: their processes run beside all others."""
     started = {}
-    for test, start in (("test_two_processes", start_ranks), ("test_hsd_py_alone", start_alone)):
+    starts = {"test_two_processes": start_ranks, "test_hsd_py_alone": start_alone}
+    starts |= {"test_a_rank_with_nothing": start_idle, "test_ranks_that_do_not": start_apart}
+    for test, start in starts.items():
         if any(test in item.name for item in request.session.items):
             folder = tmp_path_factory.mktemp(test)
             started[test] = folder, start(folder)
@@ -899,13 +901,12 @@ def test_solutions_pass_and_stubs_do_not():
 
 @pytest.mark.parametrize("victim", ["supervisor", "parent"])
 def test_a_killed_supervisor_or_parent_leaves_nobody_behind(victim):
-    call = "import hsd; hsd.run_tests('while True: pass', ['assert f(2) == 4'], 60.0)"
-    with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as parent:
-        while parent.pid not in (found := processes()).values() or len(found) < 2:
-            time.sleep(0.05)
-        supervisor = next(number for number in found if found[number] == parent.pid)
-        os.kill(supervisor if victim == "supervisor" else parent.pid, 9)
-        assert parent.wait(20) == (0 if victim == "supervisor" else -9) and not processes(3.0)
+    (parent,) = launch(hsd.run_tests, "while True: pass", ["assert f(2) == 4"], 60.0)
+    while parent.pid not in (found := processes()).values() or len(found) < 2:
+        time.sleep(0.05)
+    supervisor = next(number for number in found if found[number] == parent.pid)
+    os.kill(supervisor if victim == "supervisor" else parent.pid, 9)
+    assert ended(parent) == [0 if victim == "supervisor" else -9] and not processes(3.0)
 
 
 def test_a_failed_judge_is_a_0_and_a_count_what_the_kernel_lacks_one_line(tmp_path, monkeypatch):
@@ -1343,27 +1344,40 @@ def test_two_processes_give_the_rollouts_losses_and_weights_of_one(early):
     assert last[0] == {k: v and pytest.approx(v, rel=2e-3, abs=1e-6) for k, v in last[1].items()}
 
 
-@pytest.mark.parametrize("method", ["hsd", "dapo"])
-def test_a_rank_with_nothing_to_do_keeps_the_others_company(tmp_path, method):
-    """One question, one rollout, one micro-batch; dapo drops it, and trains on nothing."""
+def start_idle(folder):
     small = {"questions_per_step": 1, "group_size": 1, "eval_questions": 1, "eval_samples": 1}
-    small |= {"steps": 2, "method": method, "compile": False, "out": tmp_path / "run"}
-    flags = [f"--{k}={v}" for k, v in small.items()]
-    assert ended(*launch(hsd.main, flags, ranks=2)) == [0, 0]
-    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 2, 2]
+    flags = [f"--{k}={v}" for k, v in {**small, "steps": 2}.items()]
+    processes = []
+    for method in ("hsd", "dapo"):
+        more = [f"--method={method}", f"--out={folder / method}"]
+        processes += launch(hsd.main, [*flags, *more], ranks=2)
+    return processes
 
 
-def test_ranks_that_do_not_share_the_folder_of_a_run_are_told_so(tmp_path):
+def test_a_rank_with_nothing_to_do_keeps_the_others_company(early):
+    """One question, one rollout, one micro-batch; dapo drops it, and trains on nothing."""
+    folder, processes = early["test_a_rank_with_nothing"]
+    assert ended(*processes) == [0, 0, 0, 0]
+    for method in ("hsd", "dapo"):
+        assert [row["step"] for row in rows_of(folder / method)] == [0, 1, 2, 2]
+
+
+def start_apart(folder):
     def act(*flags):
-        (tmp_path / str(hsd.RANK)).mkdir()
-        os.chdir(tmp_path / str(hsd.RANK))
+        (folder / str(hsd.RANK)).mkdir()
+        os.chdir(folder / str(hsd.RANK))
         time.sleep = lambda seconds: None
         Path("said").write_text(run(*flags))
 
-    assert ended(*launch(act, "--out=here", "--steps=1", "--eval_questions=1", ranks=2)) == [0, 0]
+    return launch(act, "--out=here", "--steps=1", "--eval_questions=1", ranks=2)
+
+
+def test_ranks_that_do_not_share_the_folder_of_a_run_are_told_so(early):
+    folder, processes = early["test_ranks_that_do_not"]
+    assert ended(*processes) == [0, 0]
     for rank in (0, 1):
-        assert "here is not one folder for all ranks" in (tmp_path / f"{rank}/said").read_text()
-    assert not (tmp_path / "0/here/checkpoint").exists() and not (tmp_path / "1/here").exists()
+        assert "here is not one folder for all ranks" in (folder / f"{rank}/said").read_text()
+    assert not (folder / "0/here/checkpoint").exists() and not (folder / "1/here").exists()
 
 
 # ---- A GPU ---------------------------------------------------------------------------------------

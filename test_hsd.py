@@ -1,6 +1,7 @@
 """Tests of hsd.py, in its order: every one asserts numbers, against a dense float64 oracle, an
 invariant, or a hand-worked example."""
 
+import ast
 import base64
 import contextlib
 import copy
@@ -2151,20 +2152,63 @@ def test_the_tables_and_the_figure_are_those_of_the_labs_rows(the_lab):
         assert next(n for n in range(41) if hsd.collapsing(steps[:n])) == said
 
 
-# ---- README --------------------------------------------------------------------------------------
-def test_each_fork_of_the_readme_does_what_it_says(tiny, monkeypatch, tmp_path):
-    """Its code, run as it stands: a method, a context, a rule, a divergence, a verifier, an engine."""
+# ---- The notebook --------------------------------------------------------------------------------
+CELLS = json.loads((hsd.DATA / "walk.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.fixture
+def forkable(monkeypatch):
+    """What forks replace is put back after the test."""
     for table in ("METHODS", "PEER_RULES"):
         monkeypatch.setattr(hsd, table, dict(getattr(hsd, table)))
-    for name in ("distillation_loss", "verify", "sample_responses"):  # to be put back
+    for name in ("distillation_loss", "verify", "sample_responses"):
         monkeypatch.setattr(hsd, name, getattr(hsd, name))
+
+
+def test_the_notebooks_cells_run_and_print_what_is_committed(forkable, monkeypatch, capsys):
+    """In its own folder, without Jupyter. Once weights have changed, another machine's rounding may
+    change each figure, and the words alone are compared."""
+    monkeypatch.chdir(hsd.DATA)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "IPython.display", None)  # to import it fails
+    names = {}
+    for cell in CELLS:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)  # noqa: S102 (lines of ours)
+            texts = [output["text"] for output in cell["outputs"] if "text" in output]
+            pair = capsys.readouterr().out, "".join(itertools.chain(*texts))
+            figure = r"-?[\d.]+" if "optimizer" in names else r"-?\d+\.\d+"
+            said, want = (re.sub(figure, " x ", text).split() for text in pair)
+            assert said == want, cell["id"]
+            if "optimizer" not in names:
+                got, want = (list(map(float, re.findall(figure, text))) for text in pair)
+                assert got == pytest.approx(want, rel=0.02, abs=0.002), cell["id"]
+
+
+def test_the_notebook_has_every_function_of_part_i_and_the_forks_of_the_readme():
+    sources = ["".join(cell["source"]) for cell in CELLS]
+    part = re.split(r"# =+ Part \w+: .*\n", Path(hsd.__file__).read_text())[1]
+    functions = [x.name for x in ast.walk(ast.parse(part)) if isinstance(x, ast.FunctionDef)]
+    functions.remove("__post_init__")
+    assert set(functions) <= set(re.findall(r"\w+", " ".join(sources))) and len(functions) > 20
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    forks = re.split(r"\n+(?=# |if __name__)", code)[1:-1]
+    dense_sources = [re.sub(r"\n+", "\n", source) for source in sources]
+    assert len(forks) == 6 and all(any(f in source for source in dense_sources) for f in forks)
+
+
+# ---- README --------------------------------------------------------------------------------------
+def test_each_fork_of_the_readme_does_what_it_says(forkable, tiny, monkeypatch, tmp_path):
+    """Its code, run as it stands: a method, a context, a rule, a divergence, a verifier, an engine."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "fork.py").write_text(code)
     fork = module(tmp_path / "fork.py")
     problem = Problem("47*6+5=?", "87", "47*6=82;82+5=87;\\boxed{87}")
     group = hsd.sample_groups(tiny[1], tiny[0], [problem], 6, lab(), "x")[0]
     assert all(r.response[-1] == tiny[0].eos_token_id for r in group)  # from the other engine
-    assert hsd.verify(problem, problem.solution) and not hsd.verify(problem, "\\boxed{87}")
+    wrong = ("\\boxed{87}", "47*6=82;82+5=88;\\boxed{87}", "47*6=82;82+5=87;\\boxed{88}")
+    assert hsd.verify(problem, problem.solution)
+    assert not any(hsd.verify(problem, text) for text in wrong)
     student = copy.deepcopy(tiny[1]).requires_grad_()
     monkeypatch.setattr(hsd, "verify", lambda problem, text: True)  # else none has a peer
     models, problems = Models(student, student, None), hsd.load_problems(EVAL)[:2]

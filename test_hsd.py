@@ -9,6 +9,7 @@ import fcntl
 import functools
 import gzip
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -819,6 +820,7 @@ def early(request, tmp_path_factory):
     started = {}
     starts = {"test_two_processes": start_ranks, "test_hsd_py_alone": start_alone}
     starts |= {"test_a_rank_with_nothing": start_idle, "test_ranks_that_do_not": start_apart}
+    starts |= {"test_all_methods_train": start_gpu, "test_the_notebooks_cells": start_notebook}
     for test, start in starts.items():
         if any(test in item.name for item in request.session.items):
             folder = tmp_path_factory.mktemp(test)
@@ -1301,6 +1303,12 @@ def launch(act, *arguments, ranks=1):
     return processes
 
 
+def with_errors(folder, act):
+    """Act, and write to a file why it has failed."""
+    sys.stderr = open(folder / "errors", "w")  # noqa: SIM115 (the process ends soon)
+    act()
+
+
 def ended(*processes):
     """Their exit codes."""
     for process in processes:
@@ -1466,8 +1474,13 @@ def train_on_gpu():
     assert {r.credit.device.type for r in rollouts} == {"cpu"}
 
 
-def test_all_methods_train_on_a_gpu_that_refuses_what_cuda_refuses(capfd):
-    assert ended(*launch(train_on_gpu)) == [0], capfd.readouterr().err
+def start_gpu(folder):
+    return launch(with_errors, folder, train_on_gpu)
+
+
+def test_all_methods_train_on_a_gpu_that_refuses_what_cuda_refuses(early):
+    folder, processes = early["test_all_methods_train"]
+    assert ended(*processes) == [0], (folder / "errors").read_text()
 
 
 # ---- The optimizer -------------------------------------------------------------------------------
@@ -2165,24 +2178,34 @@ def forkable(monkeypatch):
         monkeypatch.setattr(hsd, name, getattr(hsd, name))
 
 
-def test_the_notebooks_cells_run_and_print_what_is_committed(forkable, monkeypatch, capsys):
-    """In its own folder, without Jupyter. Once weights have changed, another machine's rounding may
-    change each figure, and the words alone are compared."""
-    monkeypatch.chdir(hsd.DATA)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "IPython.display", None)  # to import it fails
+def run_cells():
+    """In the notebook's folder, without Jupyter. Once weights have changed, another machine's
+    rounding may change each figure, and the words alone are compared."""
+    os.chdir(hsd.DATA)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # its figures are a CPU's
+    sys.modules["IPython.display"] = None  # to import it fails
     names = {}
     for cell in CELLS:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)  # noqa: S102 (lines of ours)
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec("".join(cell["source"]), names)  # noqa: S102 (lines of ours)
             texts = [output["text"] for output in cell["outputs"] if "text" in output]
-            pair = capsys.readouterr().out, "".join(itertools.chain(*texts))
+            pair = printed.getvalue(), "".join(itertools.chain(*texts))
             figure = r"-?[\d.]+" if "optimizer" in names else r"-?\d+\.\d+"
             said, want = (re.sub(figure, " x ", text).split() for text in pair)
             assert said == want, cell["id"]
             if "optimizer" not in names:
                 got, want = (list(map(float, re.findall(figure, text))) for text in pair)
                 assert got == pytest.approx(want, rel=0.02, abs=0.002), cell["id"]
+
+
+def start_notebook(folder):
+    return launch(with_errors, folder, run_cells)
+
+
+def test_the_notebooks_cells_run_and_print_what_is_committed(early):
+    folder, processes = early["test_the_notebooks_cells"]
+    assert ended(*processes) == [0], (folder / "errors").read_text()
 
 
 def test_the_notebook_has_every_function_of_part_i_and_the_forks_of_the_readme():

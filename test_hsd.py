@@ -1666,12 +1666,13 @@ def test_a_model_that_is_not_what_it_is_taken_for_is_refused(tmp_path, tiny, fam
 
 # ---- The folder of a run -------------------------------------------------------------------------
 SHORT = {"steps": 3, "questions_per_step": 2, "group_size": 4, "eval_questions": 4}
-SHORT |= {"eval_samples": 2, "max_new_tokens": 60, "teacher": "ema"}
+SHORT |= {"eval_samples": 2, "max_new_tokens": 32, "teacher": "ema"}
 SHORT |= {"save_every": 1, "compile": False}
 SMALL = tempfile.TemporaryDirectory()
-for name, path in (("train_data", TRAIN), ("eval_data", EVAL)):  # to read all takes half of a run
+for name, path in (("train_data", TRAIN), ("eval_data", EVAL)):  # few, and short ones
     SHORT[name] = str(Path(SMALL.name, name))
-    Path(SHORT[name]).write_text("".join(Path(path).read_text().splitlines(True)[:32]))
+    lines = sorted(Path(path).read_text().splitlines(True), key=len)
+    Path(SHORT[name]).write_text("".join(lines[:32]))
 
 
 @pytest.fixture(autouse=True)
@@ -1739,6 +1740,7 @@ def test_an_evaluation_has_its_own_folder_no_checkpoint_and_a_page(tmp_path, mon
     rows = map(asdict, hsd.load_problems(EVAL)[:8])
     path = write_lines(tmp_path / "e.jsonl", {"question": "</script><b>", "answer": "0"}, *rows)
     short = {"eval_samples": 8, "eval_questions": 9, "eval_data": path, "steps": 0}
+    short["max_new_tokens"] = 60
     assert [run(**{**SHORT, **short}) for _ in range(2)] == [0, 0]  # again: nothing is lost
     out = tmp_path / "runs" / "hsd-eval"
     assert not (out / "checkpoint").exists() and len(rows_of(out)) == 1

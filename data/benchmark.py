@@ -13,7 +13,7 @@ rollouts  generated tokens per second
 verify    answers and programs per second
 full_size Qwen3-8B on paper: bytes of each phase, operations of an update, and the calls, bytes and
           operations of a step's rollouts, counted on the real functions with tensors that have no
-          memory. Only if asked for; no GPU needed, 4 minutes
+          memory. Only if asked for; no GPU needed, 3 minutes
 step      the whole step of hsd.py: rollouts, verification, peers, update, optimizer. A model with
           random weights solves nothing: the rewards are drawn
 

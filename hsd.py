@@ -34,7 +34,6 @@ import fcntl
 import functools
 import gzip
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -294,9 +293,7 @@ class Config:
 
     model: str = option("Qwen/Qwen3-8B", "folder or hub name of a causal LM")
     train_data: list[str] = option(None, "problems, files of JSON Lines or .gz of it")
-    mix: list[int] = option(
-        None, "4 1: four of the first file, one of the second; if None, shuffled (ours)"
-    )
+    mix: list[int] = option(None, "4 1: four of file 1, one of file 2; if None, shuffled (ours)")
     eval_data: list[str] = option(None, "held-out problems, likewise; each file is a benchmark")
     out: str = option(None, "folder of the run; if None, runs/METHOD (METHOD-eval for 0 steps)")
     lab: bool = option(False, "take the lab's values, also where there is a --model")
@@ -685,18 +682,16 @@ def chunked_loss(student, teacher, reference, t: Tokens, method, config):
     return ChunkedLoss.apply(*sides, t, method, config, torch.is_grad_enabled())
 
 
-def kl_teacher_student(
-    student_hidden, teacher_hidden, head_weight, weights=None, chunk_tokens=1024
-):
+def kl_teacher_student(student_hidden, teacher_hidden, head, weights=None, chunk_tokens=1024):
     """For other people's code: sum_t w_t KL(teacher || student)_t over the vocabulary (Eq. 10), and
-    the KLs, [T] float32 nats, detached. From hidden states [T,H], head_weight [V,H] and weights [T]
+    the KLs, [T] float32 nats, detached. From hidden states [T,H], the head [V,H] and weights [T]
     (if None, 1/T each). The gradient reaches student_hidden and, through its side alone, the head.
     """
     T = len(student_hidden)
     ones = torch.ones(T, device=student_hidden.device)
     weights = ones / T if weights is None else weights.to(ones)
     t = Tokens(ones.long() - 1, weights, weights, ones, ones, None, ones)
-    sides = [(hidden, head_weight) for hidden in (student_hidden, teacher_hidden)]
+    sides = [(hidden, head) for hidden in (student_hidden, teacher_hidden)]
     config = Config(beta=0.0, chunk_tokens=chunk_tokens)
     loss, terms = chunked_loss(*sides, None, t, METHODS["hsd"], config)
     return loss, terms.kl
@@ -1319,7 +1314,8 @@ def value(node: ast.expr, point: int):
             items = [value(item, point) for item in items]
             return items[0] if len(items) == 1 else (type(node).__name__, *items)
         case ast.BinOp(x, ast.Pow(), y):
-            x, y = value(x, point), value(y, point)
+            x = value(x, point)
+            y = value(y, point)
             if x and abs(y * MP.log(abs(x))) > 23_000:
                 raise OverflowError("more than 9,999 digits")
             result = x ** int(y) if y == int(y.real) else MP.power(x, y)
@@ -1366,7 +1362,8 @@ def equal(a: str, b: str) -> bool:
 
 def math_equal(candidate: str, answer: str) -> bool:
     """Are two answers one text, or of one value, with no other label and no other unit?"""
-    a, b = plain(candidate), plain(answer)
+    a = plain(candidate)
+    b = plain(answer)
     if a == b:
         return a != "" or candidate == answer != ""  # of a text too long to be read
     label, a, unit = re.fullmatch(PARTS, a).groups("")
@@ -1389,9 +1386,9 @@ def readable(answer: str) -> bool:
 def sandbox(task, lines, timeout=None):
     """Run data/sandbox.py, which may read numpy, SymPy and mpmath. Return how it ended."""
     options = ["-I", "-S", "-X", "utf8", "-X", "int_max_str_digits=0"]  # results of any length
-    specs = filter(None, map(importlib.util.find_spec, ("numpy", "sympy", "mpmath")))
-    folders = [os.path.dirname(spec.origin) for spec in specs]
-    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(task), *folders]
+    paths = [Path(folder, name) for name in ("numpy", "sympy", "mpmath") for folder in sys.path]
+    packages = [str(path) for path in paths if (path / "__init__.py").is_file()]
+    command = [sys.executable, *options, str(DATA / "sandbox.py"), str(task), *packages]
     limits = {"timeout": timeout, "env": {}, "start_new_session": True}
     text = "\n".join(lines).encode()
     return subprocess.run(command, check=False, input=text, capture_output=True, **limits)
@@ -1710,7 +1707,8 @@ def pieces(tokenizer, ids):
             texts.append("")
         else:
             texts.append(text[len(before) :])
-            start, end = end, i
+            start = end
+            end = i
     return texts
 
 
@@ -2064,7 +2062,7 @@ def settings(argv):
         defaults = read_json(Path(given.out) / "config.json")
         for name in ("torch", "transformers"):
             defaults.pop(name, None)
-        if other := defaults.keys() ^ vars(given).keys():
+        if other := sorted(defaults.keys() ^ vars(given).keys()):
             raise InputError(f"{given.out} is a run of another hsd.py, by its {', '.join(other)}")
         defaults["overwrite"] = False
     return parse_flags(argv, defaults)

@@ -1076,7 +1076,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted_unless_they_are_most(
     numpy = {"question": "q", "tests": ["import numpy as np\nassert np.allclose(f(), 1)"]}
     write_lines(tmp_path / "p.jsonl", good, numpy)
     assert len(hsd.load_problems(path)) == 2 and capsys.readouterr().out == ""
-    monkeypatch.setattr(hsd.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", [])
     assert len(hsd.load_problems(path)) == 1
     assert "(first: line 2: ImportError: there is no numpy" in capsys.readouterr().out
 

@@ -35,7 +35,7 @@ from collections import deque, namedtuple
 MEGABYTES, THREADS, NOBODY = 2048, 256, 65534
 MOST_BYTES = 32 << 20  # of output or of a reply
 PASSED, WRONG = 90, 91  # exit statuses; any other is a failure of this file
-PACKAGES = {os.path.basename(folder): folder for folder in sys.argv[2:]}
+PACKAGES = {os.path.basename(folder): folder for folder in reversed(sys.argv[2:])}
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLASS = "[A-Z][^_]*$"  # how the names of classes look
 BUILT_IN = [thing for thing in vars(builtins).values() if isinstance(thing, type)]

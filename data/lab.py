@@ -1,21 +1,19 @@
 """The lab: is the credit right, and does it help? What a tiny model can tell, since the truth is
-known there: each question has one right path, so a failed rollout's first wrong token is known.
+known there: which tokens of a rollout still lie on a right path, and where two right paths part.
 
-    python data/lab.py            what data/lab/ lacks; then the tables of both README.md, and lab.svg
+    python data/lab.py            what data/lab/ lacks; then the tables of both README.md
     python data/lab.py --quick    a small part in runs/lab/, to see it work
 
-base       The model before training, on n = 4, 8, 16 steps of which k = 2 are of kinds that it gets
-           wrong; and coverage (Eq. 12) for G = 4, 8, 16
-credit     How well does the credit of each context find the first wrong token? Controls: a wrong
-           sibling, and the right path of another question
+base       The model before training: by length, by difficulty, with each context in its prompt
+credit     How well does the credit of each context, and of each peer rule, find the first wrong
+           token, and how much of it falls on choice tokens, where another right path begins?
 value      The ideal credit of Proposition 1, log V(h o_t) - log V(h), from 64 continuations of
            every prefix; V is the student's own chance of success
 rates      Each method, and the controls, at three learning rates, on validation questions
-early      After 1,024 rollouts, at the best rate for that: five seeds, held-out questions
-late       After 2,048 rollouts, likewise
-length     hsd, grpo, grpo+opsd on n = 4, 8, 16, after 1,024 rollouts, three seeds
-stability  The live teacher, 5,120 rollouts, and what may mend it, two seeds
-variants   HSD and GRPO as in `late`, with one thing changed, three seeds
+learning   2,048 rollouts at the best of these rates: five seeds, held-out questions
+length     hsd, grpo on n = 4, 8, 16, after 1,024 rollouts, three seeds
+stability  5,120 rollouts with the live teacher, and with what may mend it, two seeds
+variants   HSD and GRPO as in `learning`, with one thing changed, three seeds
 
 To measure anew, delete the rows: data/lab/*.json.
 """
@@ -27,7 +25,7 @@ import json
 import math
 import os
 import random
-import statistics
+import re
 import sys
 from dataclasses import fields, replace
 from multiprocessing import get_context
@@ -43,59 +41,107 @@ sys.path.insert(0, str(HERE.parent))
 import hsd
 
 peer = hsd.answer_and_peer
-CONTEXTS = {
-    "answer and peer (HSD)": peer,
-    "peer alone (SDPO)": hsd.peer_alone,
-    "reference solution (SDFT)": hsd.solution_alone,
-    "answer alone (OPSD)": hsd.answer_alone,
-    "control: a failed sibling": lambda r: [("peer", r.sibling.text)],
-    "control: another question's path": lambda r: [("peer", r.other.solution)],
+CONTEXTS = {  # name: what the teacher sees, which peer, of how many peers the teachers' mean is taken
+    "answer and peer (HSD)": (peer, "uniform", 1),
+    "nearest peer": (peer, "nearest", 1),
+    "shortest peer": (peer, "shortest", 1),
+    "low-perplexity peer": (peer, "low_perplexity", 1),
+    "high-perplexity peer": (peer, "high_perplexity", 1),
+    "mean of up to 4 teachers": (peer, "uniform", 4),
+    "peer alone (SDPO)": (hsd.peer_alone, "uniform", 1),
+    "reference solution (SDFT)": (hsd.solution_alone, "uniform", 1),
+    "answer alone (OPSD)": (hsd.answer_alone, "uniform", 1),
+    "control: a failed sibling": (lambda r: [("peer", r.sibling.text)], "uniform", 1),
+    "control: another question's path": (lambda r: [("peer", r.other.solution)], "uniform", 1),
 }
+DOES = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
 # ---- Is the credit right? ------------------------------------------------------------------------
+def read_path(rollout, tokenizer):
+    """Set .first, the first token of a rollout from which no right path goes on (its length if there
+    is none), .side, the left side of its step, and .choices, the tokens before it where two right
+    paths part: after the first operation of a step comes "=", or the next operation."""
+    question = rollout.problem.question
+    tokens = tokenizer.convert_ids_to_tokens(rollout.response)
+    x, ops = int(question[:2]), re.findall(r"[-+*][0-9]", question)
+    choices, first = [], 0
+    while first < len(tokens):
+        right = ["\\boxed{", *f"{x:02d}", "}", tokenizer.eos_token]
+        if ops:
+            choice = first + 3  # behind two digits and an operation
+            choices += [choice] if len(ops) > 1 else []
+            size = 2 if len(ops) > 1 and tokens[choice : choice + 1] == ops[1:2] else 1
+            right = [*f"{x:02d}", *ops[:size], "="]
+            for op in ops[:size]:
+                x = DOES[op[0]](x, int(op[1])) % 100
+            right += [*f"{x:02d}", ";"]
+            ops = ops[size:]
+        common = hsd.divergence_point(tokens[first:], right)
+        first += common
+        if common < len(right):
+            break
+    rollout.first = first
+    rollout.side = "".join(tokens[:first]).split(";")[-1].split("=")[0]
+    rollout.choices = [t for t in choices if t < first]
+
+
 def failed_rollouts(models, tokenizer, problems, config, count):
     """At most `count` failed rollouts that have a peer and a failed sibling, one a question; each
-    with .sibling, another failed one, .other, a question, .first, its first wrong token, and .rate,
-    the share of its group's 16 that are right."""
+    with .sibling, another failed one, .other, a question, and .ranked, its peers by each rule."""
     groups = hsd.sample_groups(models.student, tokenizer, problems, 16, config, "lab")
-    hsd.verify_rollouts([r for group in groups for r in group])
-    rng, found = random.Random(0), []
+    rollouts = [r for group in groups for r in group]
+    hsd.verify_rollouts(rollouts)
+    hsd.set_logp(models.student, rollouts, hsd.METHODS["hsd"], config)
+    found = []
     for group, other in zip(groups, problems[1:] + problems[:1]):
-        hsd.choose_peers(group, "uniform", rng)
         failed = [r for r in group if not r.reward and not r.truncated]
-        if len(failed) < 2 or not failed[0].peer:
+        if len(failed) < 2 or not any(r.reward for r in group):
             continue
         r, r.sibling = failed[:2]
-        r.other, r.rate = other, hsd.mean(x.reward for x in group)
-        r.path = tokenizer(r.problem.solution, add_special_tokens=False).input_ids
-        r.first = hsd.divergence_point(r.response, r.path)
-        found += [r] if r.first < len(r.path) else []
+        r.other, r.ranked = other, {}
+        for rule in hsd.PEER_RULES:
+            hsd.choose_peers(group, rule, random.Random(r.problem.question))
+            r.ranked[rule] = r.peers
+        read_path(r, tokenizer)
+        found += [r] if r.first < len(r.response) else []
     return found[:count]
 
 
-def credits(models, tokenizer, rollouts, context, config):
-    """Copies of some rollouts, with their credit A_t (Eq. 2), [T], under a context."""
-    read = [copy.copy(r) for r in rollouts]
-    for r in read:
-        hsd.condition_teacher(r, context, tokenizer, config)
+def credits(models, tokenizer, rollouts, name, config):
+    """Copies of some rollouts, with their credit A_t (Eq. 2), [T], under a context; of several
+    teachers, the mean of their probabilities takes the place of the one's."""
+    context, rule, teachers = CONTEXTS[name]
+    read, each = [], []
+    for r in rollouts:
+        some = []
+        for other in r.ranked[rule][:teachers]:
+            some.append(copy.copy(r))
+            some[-1].peers = [other]
+            hsd.condition_teacher(some[-1], context, tokenizer, config)
+        each.append(some)
+        read += some
     hsd.set_credit(hsd.Models(models.student, models.student, None), read, config)
-    return read
+    for some in each:
+        credit = torch.stack([one.credit for one in some])
+        some[0].credit = credit.logsumexp(0) - math.log(len(some))
+    return [some[0] for some in each]
 
 
-def figures(credit, first):
-    """Of one rollout: is its most negative token the first wrong one; the share of |A| on that one
-    and the next; how many of the other tokens have more credit (the AUROC of -A); mean |A| on all
-    others. A constant has rank .5, and hits one time in T."""
-    size, T = credit.abs(), len(credit)
-    if not (credit != credit[0]).any():
-        return [1 / T, min(2, T - first) / T, 0.5, size[0].item()]
-    others = torch.cat([credit[:first], credit[first + 1 :]])
-    auroc = ((others > credit[first]).float() + 0.5 * (others == credit[first])).mean()
-    near = size[first : first + 2].sum()
-    rest = (size.sum() - near) / max(1, T - 2)
-    hit = float(credit.argmin() == first)
-    return [hit, (near / size.sum()).item(), auroc.item(), rest.item()]
+def figures(r):
+    """Of one rollout with credit: is its most negative token the first wrong one, or a choice; the
+    shares of |A| on these; mean A on the choices; is tau (Eq. 11) before the error; has the peer
+    the very step in which the error is? A constant has its most negative token anywhere."""
+    size, on = r.credit.abs(), r.choices
+    worst = (r.credit == r.credit.min()).float()
+    worst = worst / worst.sum()
+    found = {"hit": worst[r.first], "blamed": worst[on].sum()}
+    found |= {"error": size[r.first] / size.sum(), "choice": size[on].sum() / size.sum()}
+    found["tau"] = hsd.divergence_point(r.response, r.peer.response) < r.first
+    found["said"] = f";{r.side}=" in f";{r.peer.text}"
+    if on:
+        found["mean"] = r.credit[on].mean()
+    return {k: float(v) for k, v in found.items()}
 
 
 def interval(values, draws=2000):
@@ -107,55 +153,31 @@ def interval(values, draws=2000):
 
 
 def summary(name, read):
-    """A row: the figures of a context over rollouts, with intervals; mean |A| by tenth."""
-    each = zip(*(figures(r.credit, r.first) for r in read))
-    row = {k: interval(v) for k, v in zip(("hit", "share", "auroc", "elsewhere"), each)}
-    tenths = [[x.abs().mean() for x in r.credit.tensor_split(10)] for r in read]
-    row["tenths"] = torch.tensor(tenths).nanmean(0).tolist()
-    return {"context": name, "rollouts": len(read), **row}
-
-
-def localisation(read):
-    """Rows, by difficulty (Tables 4 and 5): median tau and peak, share of |A| near tau."""
-    rows = []
-    for name, low, high in (("hard", 0, 0.2), ("medium", 0.2, 0.5), ("easy", 0.5, 1)):
-        if some := [r for r in read if low < r.rate <= high]:
-            row = {"difficulty": name, "rollouts": len(some)}
-            row["tau"] = statistics.median(r.first for r in some)
-            row["peak"] = statistics.median(r.credit.abs().max().item() for r in some)
-            rows.append(row | {f"within {w}": hsd.credit_share(some, w) for w in (2, 4, 8, 16)})
-    return rows
+    """A row: the figures of a context over rollouts, with intervals."""
+    row = {"context": name, "rollouts": len(read)}
+    each = [figures(r) for r in read]
+    for key in ("hit", "blamed", "error", "choice", "mean", "tau", "said"):
+        row[key] = interval([x[key] for x in each if key in x])
+    return row
 
 
 def credit_rows(models, tokenizer, problems, config, count):
-    """A row for each context; failed siblings also apart, by whether they go wrong later; and the
-    localisation of HSD's credit."""
-    rollouts, rows, where = failed_rollouts(models, tokenizer, problems, config, count), [], []
-    for name, context in CONTEXTS.items():
-        read = credits(models, tokenizer, rollouts, context, config)
+    """A row for each context."""
+    rollouts, rows = failed_rollouts(models, tokenizer, problems, config, count), []
+    for name in CONTEXTS:
+        read = credits(models, tokenizer, rollouts, name, config)
         rows.append(summary(name, read))
-        where += localisation(read) if context is peer else []
-        for text, want in (("later", True), ("there or before", False)) if "sib" in name else ():
-            some = [
-                r
-                for r in read
-                if (hsd.divergence_point(r.sibling.response, r.path) > r.first) == want
-            ]
-            if some:
-                rows.append(summary(f"control: a failed sibling that errs {text}", some))
     for r in read:
         r.credit = torch.full((len(r.response),), -1.0)
-    return [*rows, summary("a constant (GRPO)", read), *where]
+    return [*rows, summary("a constant (GRPO)", read)]
 
 
 def values(models, tokenizer, rollout, config, n=64):
     """V(h), [T+1], the student's chance of success from every prefix of a rollout: n continuations
     each, with half a success and half a failure added."""
     T, student = len(rollout.response), models.student
-    prompts, problems = (
-        [rollout.prompt + rollout.response[:t] for t in range(T)],
-        [rollout.problem] * T,
-    )
+    prompts = [rollout.prompt + rollout.response[:t] for t in range(T)]
+    problems = [rollout.problem] * T
     groups = hsd.sample_groups(student, tokenizer, problems, n, config, "values", prompts=prompts)
     for t, group in enumerate(groups):
         for r in group:
@@ -167,45 +189,74 @@ def values(models, tokenizer, rollout, config, n=64):
 
 
 def value_rows(models, tokenizer, problems, config, count):
-    """How often the largest fall of log V is at the first wrong token, V before and after it, and
-    the correlation of each context's credit with the ideal one, over all tokens."""
+    """How often the largest fall of log V is at the first wrong token; V before and after it, and
+    before and after the choices; and the correlation of each context's credit with the ideal one,
+    over all tokens."""
     rollouts = failed_rollouts(models, tokenizer, problems, config, count)
     V = [values(models, tokenizer, r, config) for r in rollouts]
     ideal = [torch.tensor([math.log(b / a) for a, b in itertools.pairwise(v)]) for v in V]
-    agree = [float(x.argmin() == r.first) for x, r in zip(ideal, rollouts)]
-    before = [v[r.first] for v, r in zip(V, rollouts)]
-    after = [v[r.first + 1] for v, r in zip(V, rollouts)]
-    rows = [{"agree": interval(agree), "before": interval(before), "after": interval(after)}]
-    rows[0]["rollouts"] = len(rollouts)
-    for name, context in CONTEXTS.items():
-        read = credits(models, tokenizer, rollouts, context, config)
+    row = {"rollouts": len(rollouts)}
+    row["agree"] = interval([float(x.argmin() == r.first) for x, r in zip(ideal, rollouts)])
+    for after in (0, 1):
+        row[f"error {after}"] = interval([v[r.first + after] for v, r in zip(V, rollouts)])
+        choices = [v[t + after] for v, r in zip(V, rollouts) for t in r.choices]
+        row[f"choice {after}"] = interval(choices)
+    rows = [row]
+    for name in CONTEXTS:
+        read = credits(models, tokenizer, rollouts, name, config)
         pair = torch.stack([torch.cat([r.credit for r in read]), torch.cat(ideal)])
         rows.append({"context": name, "correlation": torch.corrcoef(pair)[0, 1].item()})
     return rows
 
 
+def right_ways(models, tokenizer, problems, config):
+    """Of 16 samples of each question: how many of them are different right paths, and the mean
+    entropy of a choice, in nats: the mean of -log p over those that were taken."""
+    groups = hsd.sample_groups(models.student, tokenizer, problems, 16, config, "ways")
+    rollouts = [r for group in groups for r in group]
+    hsd.verify_rollouts(rollouts)
+    hsd.set_logp(models.student, rollouts, hsd.METHODS["hsd"], config)
+    for r in rollouts:
+        read_path(r, tokenizer)
+    different = hsd.mean(len({r.text for r in group if r.reward}) for group in groups)
+    entropy = -torch.cat([r.logp[r.choices] for r in rollouts]).mean().item()
+    return {"right paths": different, "entropy": entropy}
+
+
 def base_rows(models, tokenizer, problems, config, count):
-    """A row for each length, with 8 samples of each of count / 2 questions, and how many tokens of a
-    failed rollout had a chance below .9; for each G, coverage as it is, and by Eq. 12 from p, which
-    64 other samples tell."""
+    """A row for each length, with 8 samples of each question, and how many tokens of a failed
+    rollout had a chance below .9; one for each k; and pass@1 with each context in the prompt, of
+    questions with a failed rollout that has a peer."""
     rows = []
     for n in (4, 8, 16):
         chains = hsd.load_problems(str(HERE / f"questions/eval-{n}.jsonl"))[: count // 2]
         row, failed = hsd.evaluate(models, tokenizer, chains, config, 0)
         hsd.set_logp(models.student, failed, hsd.METHODS["hsd"], config)
         row["unsure"] = hsd.mean((r.logp < math.log(0.9)).sum() for r in failed)
+        row |= right_ways(models, tokenizer, chains, config)
         rows.append({"n": n, "questions": len(chains), **row})
-    groups = hsd.sample_groups(models.student, tokenizer, problems[:count], 80, config, "coverage")
-    hsd.verify_rollouts([r for group in groups for r in group])
-    rewards = torch.tensor([[r.reward for r in group] for group in groups])  # [Q,80]
-    others = rewards[:, 16:].sum(1).int().tolist()
-    for G in (4, 8, 16):
-        right = rewards[:, :16].reshape(-1, G).sum(1)
-        covered = ((G - right) * (right > 0)).mean().item() / G
-        # f(p, G) is pass@G less p, of which this is the unbiased estimate
-        eq12 = hsd.mean(hsd.pass_at_k(64, c, G) - c / 64 for c in others)
-        rows.append({"G": G, "coverage": covered, "Eq. 12": eq12})
+    for k in (1, 2):
+        some = [p for p in problems if len(re.findall("[-+][89]", p.question)) == k]
+        prompts = [hsd.prompt_ids(tokenizer, hsd.user_message(p)) for p in some]
+        rows.append({"k": k, "pass@1": pass_at_1(models, tokenizer, some, prompts, config)})
+    rollouts = failed_rollouts(models, tokenizer, problems, config, count)
+    for name, (context, *which) in CONTEXTS.items():
+        if which == ["uniform", 1]:
+            for r in rollouts:
+                r.peers = r.ranked["uniform"]
+                hsd.condition_teacher(r, context, tokenizer, config)
+            asked, prompts = [r.problem for r in rollouts], [r.teacher_prompt for r in rollouts]
+            passed = pass_at_1(models, tokenizer, asked, prompts, config)
+            rows.append({"context": name, "pass@1": passed})
     return rows
+
+
+def pass_at_1(models, tokenizer, problems, prompts, config):
+    """The interval of pass@1 from 8 samples of each prompt."""
+    options = {"prompts": prompts}
+    groups = hsd.sample_groups(models.student, tokenizer, problems, 8, config, "asked", **options)
+    hsd.verify_rollouts([r for group in groups for r in group])
+    return interval([hsd.mean(r.reward for r in group) for group in groups])
 
 
 INSTRUMENTS = {"value": value_rows, "credit": credit_rows, "base": base_rows}
@@ -216,7 +267,7 @@ INSTRUMENTS = {"value": value_rows, "credit": credit_rows, "base": base_rows}
 PLAIN = {name: {"method": name} for name in hsd.METHODS if name != "gspo"}
 PLAIN["control: a failed sibling"] = {"method": "sdpo", "peers": "failed"}
 PLAIN["control: another question's path"] = {"method": "sdpo", "peers": "other"}
-LENGTH = {name: PLAIN[name] for name in ("hsd", "grpo", "grpo+opsd")}
+LENGTH = {name: PLAIN[name] for name in ("hsd", "grpo")}
 MORE_METHODS = {
     "no fallback": hsd.Method(lambda r: peer(r) if r.peer else [], distill_weight=1.0),
     "failures only": hsd.Method(lambda r: [] if r.reward else peer(r), distill_weight=1.0),
@@ -225,16 +276,18 @@ MORE_METHODS = {
     ),
 }
 VARIANTS = {  # HSD, or GRPO, with one thing changed; Q x G is always 128
-    "`--window w`, w =": {f"{w}": {"window": w} for w in (2, 4, 8, 16)},
-    "likewise, with the weights of what is kept, w =": {"8": {"window": 8, "kept": 1}},
-    "without": {"the fallback": {"method": "no fallback"}, "a*": {"method": "peer or answer"}},
-    "G =": {f"{G}": {"group_size": G, "questions_per_step": 128 // G} for G in (4, 16)},
-    "beta =": {f"{beta:g}": {"beta": beta} for beta in (0.0, 0.1)},
-    "wrong verdicts": {f"{p:.0%}": {"noise": p} for p in (0.05, 0.2)},
-    "grpo, wrong verdicts": {f"{p:.0%}": {"noise": p, "method": "grpo"} for p in (0.05, 0.2)},
-    "the live teacher": {m: {"method": m, "teacher": "live"} for m in ("opsd", "grpo+opsd")},
+    **{f"teacher: {name}": {"teacher": name} for name in ("frozen", "ema")},
+    **{f"peer: {rule}": {"peer_rule": rule} for rule in hsd.PEER_RULES if rule != "uniform"},
+    "mean of up to 4 teachers": {"teachers": 4},
+    "without the fallback": {"method": "no fallback"},
+    "without a* beside a peer": {"method": "peer or answer"},
+    "failures alone are trained": {"method": "failures only"},
+    "--window 8": {"window": 8},
+    "G = 16": {"group_size": 16, "questions_per_step": 8},
+    "beta 0": {"beta": 0.0},
+    "20% wrong verdicts": {"noise": 0.2},
+    "grpo, 20% wrong verdicts": {"noise": 0.2, "method": "grpo"},
 }
-CHANGED = {f"{k} {x}": flags for k, some in VARIANTS.items() for x, flags in some.items()}
 LIVE = {"method": "hsd", "teacher": "live", "learning_rate": 3e-4, "steps": 40, "every": 10}
 STABILITY = {
     "live": {},
@@ -242,26 +295,20 @@ STABILITY = {
     "ema": {"teacher": "ema"},
     "live, no fallback": {"method": "no fallback"},
     "live, failures only": {"method": "failures only"},
-    "live, eps 1e-4": {"eps": 1e-4},
-    "live, beta .3": {"beta": 0.3},
-    "live, rate to 0": {"decay": True},
     "live, context mode held": {"anchor": 0.3},
 }
-SHORT = {"steps": 8, "every": 8}
-EXPERIMENTS = {  # rows, seeds, what all runs share, and which evaluation chooses the rate
-    "rates": (PLAIN, [100], {}, None),
-    "length rates": (LENGTH, [100], {}, None),
-    "early": (PLAIN, range(5), SHORT, 0),
-    "late": (PLAIN, range(5), {}, 1),
-    "length": (LENGTH, range(3), SHORT, 0),
-    "stability": (STABILITY, range(2), LIVE, None),
-    "variants": (CHANGED, range(3), {}, 1),
+EXPERIMENTS = {  # rows, seeds, what all runs share
+    "rates": (PLAIN, [100], {"every": 16}),
+    "learning": (PLAIN, range(5), {}),
+    "variants": (VARIANTS, range(3), {}),
+    "stability": (STABILITY, range(2), LIVE),
+    "length": (LENGTH, range(3), {"steps": 8}),
 }
-RATES = (3e-4, 1e-3, 3e-3)  # at the last all methods stay below .6; on fixed n it is not tried
+RATES = (1e-4, 3e-4, 1e-3)
 FIELDS = {field.name for field in fields(hsd.Config)}
 
 
-def changes(spec, config, problems):
+def changes(spec, config, problems, tokenizer):
     """The functions of hsd.py that a spec replaces while it trains."""
     rng, verify, weigh = random.Random(config.seed), hsd.verify_rollouts, hsd.set_weights
     others = dict(zip((p.question for p in problems), problems[1:] + problems[:1]))
@@ -281,8 +328,14 @@ def changes(spec, config, problems):
 
     def weights(part, *rest):
         weigh(part, *rest)
-        for r in part if "kept" in spec else ():
-            r.loss_weight *= len(r.response) / len(hsd.cut_at_window(r, config.window).response)
+        # KL(mean of the teachers || student) has the gradient of the mean of the KLs
+        for r in part[:] if "teachers" in spec else ():
+            some = r.peers[: spec["teachers"]] or [None]
+            r.loss_weight /= len(some)
+            for other in some[1:]:
+                one = replace(r, peers=[other], mean_weight=0.0)
+                hsd.condition_teacher(one, peer, tokenizer, config)
+                part.append(one)
         # copies that bring beta's term alone, read under the teacher's prompt
         for r in part[:] if "anchor" in spec else ():
             own = {"loss_weight": r.loss_weight * spec["anchor"] / config.beta}
@@ -296,9 +349,9 @@ def changes(spec, config, problems):
 def learn(spec):
     """One run: figures of each step, and its evaluations."""
     hsd.METHODS.update(MORE_METHODS)
-    n, asked = spec["n"], "valid" if "rates" in spec["experiment"] else "eval"
+    n, asked = spec["n"], "valid" if spec["experiment"] == "rates" else "eval"
     more = {"steps": 16, "eval_questions": 128}
-    more |= {"max_new_tokens": 48 + 8 * n, "rollout_tokens": 32_768} if n else {}
+    more |= {"max_new_tokens": 16 + 7 * n} if n else {}
     for name, stem in (("train_data", "train"), ("eval_data", asked)):
         path = f"questions/{stem}-{n}" if n else stem.replace("valid", "questions/valid")
         more[name] = [str(HERE / f"{path}.jsonl")]
@@ -306,11 +359,8 @@ def learn(spec):
     problems, held_out = hsd.load_data(config)
     tokenizer, models = hsd.load_models(config)
     optimizer, rows, evaluations = hsd.adamw(models.student, config), [], []
-    optimizer.param_groups[0]["eps"] = spec.get("eps", 1e-8)
-    changed = changes(spec, config, problems)
+    changed = changes(spec, config, problems, tokenizer)
     for step in range(config.steps):
-        rate = config.learning_rate * (1 - step / config.steps if "decay" in spec else 1)
-        optimizer.param_groups[0]["lr"] = rate
         batch = hsd.questions_of_step(problems, step, config)
         with mock.patch.multiple(hsd, **changed):
             rows.append(hsd.train_step(models, optimizer, tokenizer, batch, step, config))
@@ -319,6 +369,8 @@ def learn(spec):
             evaluations.append({k: round(v, 4) for k, v in row.items()})
     curves = ("reward", "kl", "grad_norm", "peer_share", "response_tokens")
     curves = {k: [round(row[k], 5) for row in rows] for k in curves if k in rows[0]}
+    if spec["experiment"] != "rates":
+        curves["ways"] = right_ways(models, tokenizer, held_out[:64], config)
     return [curves | {"evaluations": evaluations}]
 
 
@@ -343,29 +395,29 @@ def of(rows, **want):
     return [row for row in rows if all(row.get(k) == v for k, v in want.items())]
 
 
-def best_rate(rows, row, n, when):
+def best_rate(rows, row):
     """The learning rate with the highest pass@1 on validation questions, once all are tried."""
-    tried = of(rows["length rates" if n else "rates"], row=row, n=n)
-    scores = {r["learning_rate"]: r["evaluations"][when]["eval/pass@1"] for r in tried}
-    return max(scores, key=scores.get) if len(scores) == len(RATES[: 2 if n else 3]) else None
+    tried = of(rows["rates"], row=row)
+    scores = {r["learning_rate"]: r["evaluations"][-1]["eval/pass@1"] for r in tried}
+    return max(scores, key=scores.get) if len(scores) == len(RATES) else None
 
 
 def specs(rows, quick):
     """What is to be measured, as far as the learning rates are known."""
-    counts = {"value": 64, "credit": 128, "base": 128}
+    counts = {"value": 48, "credit": 128, "base": 128}
     found = [{"experiment": k, "count": 8 if quick else n} for k, n in counts.items()]
     if quick:
-        spec = {"experiment": "early", "seed": 0, "n": None, "learning_rate": 1e-3, **SHORT}
+        spec = {"experiment": "learning", "seed": 0, "n": None, "learning_rate": 3e-4, "steps": 8}
         return found + [{**spec, "row": row, **flags} for row, flags in PLAIN.items()]
-    for name, (table, seeds, shared, when) in EXPERIMENTS.items():
-        lengths = (16, 8, 4) if "length" in name else (None,)
+    for name, (table, seeds, shared) in EXPERIMENTS.items():
+        lengths = (16, 8, 4) if name == "length" else (None,)
         for seed, n, row in itertools.product(seeds, lengths, table):
             spec = {"experiment": name, "row": row, "seed": seed, "n": n, **shared, **table[row]}
             like = row if row in PLAIN else spec.get("method", "hsd")
             like = like if like in PLAIN else "hsd"
-            rates = RATES[: 2 if n else 3]
-            if "rates" not in name:
-                rates = [spec.get("learning_rate") or best_rate(rows, like, n, when)]
+            rates = RATES
+            if name != "rates":
+                rates = [spec.get("learning_rate") or best_rate(rows, like)]
             found += [{**spec, "learning_rate": rate} for rate in rates if rate]
     return found
 
@@ -407,54 +459,69 @@ def shown(runs, when, key="eval/pass@1", form=".3f"):
     return spread([run["evaluations"][when][key] for run in runs], form) if runs else ""
 
 
-def until(run, level=0.8):
-    """Rollouts until the mean reward of three steps, each on new questions, reaches a level."""
-    threes = [sum(run["reward"][i : i + 3]) / 3 for i in range(len(run["reward"]) - 2)]
-    return next((128 * (i + 3) for i, reward in enumerate(threes) if reward >= level), math.inf)
+def between(values):
+    """A mean and its interval."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*values)
 
 
-def reached(runs):
-    """Rollouts until .8, if all runs come there."""
-    ends = [until(run) for run in runs]
-    return spread(ends, ",.0f") if max(ends) < math.inf else "not all"
+def base_table(rows):
+    """Lengths down."""
+    keys = {"eval/pass@1": 2, "eval/pass@8": 2, "eval/teacher_pass@1": 2, "eval/credit_share@8": 2}
+    keys |= {"unsure": 1, "right paths": 1, "entropy": 2}
+    columns = ["n", "pass@1", "pass@8", "self-teacher", "credit_share@8"]
+    columns += ["tokens of a failed rollout with p < .9", "right paths among 16"]
+    cells = [[f"{r['n']}", *(f"{r[k]:.{digits}f}" for k, digits in keys.items())] for r in rows]
+    return table([*columns, "entropy of a choice, nats"], cells)
 
 
 def credit_table(rows, value):
     """Contexts down, figures across."""
     correlation = {r["context"]: f"{r['correlation']:.2f}" for r in value if "context" in r}
-    columns = ["context of the teacher", "most negative token is the first wrong one"]
-    columns += ["share of \\|A\\| on it and the next", "AUROC", "mean \\|A\\| elsewhere, nats"]
+    columns = ["context of the teacher", "most negative token: the first wrong one", "a choice"]
+    columns += ["share of \\|A\\|: the first wrong token", "choices", "mean A on choices, nats"]
+    columns += ["tau is a choice", "the peer has the wrong step", "correlation with the ideal"]
     cells = []
-    for row in (row for row in rows if "context" in row):
-        name = row["context"] + (f", n = {row['rollouts']}" if "errs" in row["context"] else "")
-        shares = ["{:.2f} ({:.2f} to {:.2f})".format(*row[key]) for key in ("hit", "share")]
-        rest = "" if "GRPO" in name else f"{row['elsewhere'][0]:.3f}"
-        auroc = f"{row['auroc'][0]:.2f}"
-        cells.append([name, *shares, auroc, rest, correlation.get(row["context"], "")])
-    return table([*columns, "correlation with the ideal"], cells)
+    for row in rows:
+        figures = [f"{row[key][0]:.2f}" for key in ("blamed", "error", "choice", "mean")]
+        if "peer" in row["context"]:
+            figures += [f"{row[key][0]:.2f}" for key in ("tau", "said")]
+        else:
+            figures += ["", ""]
+        figures += [correlation.get(row["context"], "")]
+        cells.append([f"{row['context']}", between(row["hit"]), *figures])
+    return table(columns, cells)
 
 
-def learning_table(early, late):
-    """Methods down."""
-    columns = ["", "pass@1 after 1,024 rollouts", "rollouts until .8", "pass@1 after 2,048"]
+def learning_table(rows, names):
+    """Methods or variants down."""
+    columns = ["", "learning rate", "pass@1 after 1,024 rollouts", "after 2,048", "pass@8"]
+    columns += ["right paths among 16", "entropy of a choice, nats"]
     cells = []
-    for name in PLAIN:
-        runs, more = of(early, row=name), of(late, row=name)
-        cells.append([name, f"{shown(runs, 0)} ({runs[0]['learning_rate']:g})", reached(runs)])
-        rate = f" ({more[0]['learning_rate']:g})" if more else ""
-        cells[-1] += [shown(more, 1) + rate, shown(more, 1, "eval/pass@8")]
-    return table([*columns, "pass@8"], cells)
+    for name in names:
+        runs = of(rows, row=name)
+        if runs:
+            last = [{**run["evaluations"][-1], **run["ways"]} for run in runs]
+            figures = {
+                "eval/pass@1": ".3f",
+                "eval/pass@8": ".3f",
+                "right paths": ".1f",
+                "entropy": ".2f",
+            }
+            figures = [spread([x[key] for x in last], form) for key, form in figures.items()]
+            cells.append([name, f"{runs[0]['learning_rate']:g}", shown(runs, 0), *figures])
+    return table(columns, cells)
 
 
 def summary_table(rows):
     """Four methods, for the README of the project."""
-    columns = ["", "its most negative token is the first wrong one"]
-    columns += ["pass@1 after 1,024 rollouts", "after 2,048"]
+    columns = ["", "its most negative token is the first wrong one", "a harmless choice"]
+    columns += ["pass@1 after 2,048 rollouts", "right paths among 16"]
     cells = []
     for name in ("hsd", "sdpo", "grpo", "opsd"):
-        hit = next(r["hit"] for r in rows["credit"] if f"({name.upper()})" in r.get("context", ""))
-        early, late = (shown(of(rows[k], row=name), i) for i, k in enumerate(("early", "late")))
-        cells.append([name, "{:.2f} ({:.2f} to {:.2f})".format(*hit), early, late])
+        (row,) = (r for r in rows["credit"] if f"({name.upper()})" in r["context"])
+        runs = of(rows["learning"], row=name)
+        ways = spread([run["ways"]["right paths"] for run in runs], ".1f")
+        cells.append([name, between(row["hit"]), between(row["blamed"]), shown(runs, -1), ways])
     return table(columns, cells)
 
 
@@ -470,75 +537,36 @@ def stability_table(rows):
 
 
 def lines(rows):
-    """The README's bullets: V, Figure 1, Tables 4 and 5, Eq. 12, and the variants."""
-    (v,) = (row for row in rows["value"] if "agree" in row)
+    """The README's bullets: the base model, V, and lengths."""
+    by_context = (f"{r['context']}: {between(r['pass@1'])}" for r in rows["base"] if "context" in r)
+    by_k = (f"{r['k']}: {between(r['pass@1'])}" for r in rows["base"] if "k" in r)
+    (v,) = of(rows["value"], context=None)
+    V = [f"{v[key][0]:.2f}" for key in ("error 0", "error 1", "choice 0", "choice 1")]
     found = [
-        f"V falls from {v['before'][0]:.2f} to {v['after'][0]:.2f} at the first wrong token; its"
-        " largest fall is there in {:.2f} ({:.2f} to {:.2f}) of the rollouts".format(*v["agree"])
+        f"pass@1 with each context in the prompt: {'; '.join(by_context)}",
+        f"pass@1 by k: {'; '.join(by_k)}",
     ]
-    for r in (r for r in rows["credit"] if r.get("context") in list(CONTEXTS)[::3]):
-        means = " ".join(f"{x:.3f}" for x in r["tenths"])
-        found.append(f"mean |A| in each tenth of a rollout, {r['context']}: {means}")
-    for r in (r for r in rows["credit"] if "difficulty" in r):
-        near = ", ".join(f"{r[f'within {w}']:.2f}" for w in (2, 4, 8, 16))
-        text = f"{r['difficulty']} questions (n = {r['rollouts']}): median tau {r['tau']:g},"
-        text += f" peak {r['peak']:.1f} nats, share of |A| within 2, 4, 8, 16 tokens of tau"
-        found.append(f"{text} {near}")
-    some = (f"{r['coverage']:.2f} ({r['Eq. 12']:.2f})" for r in rows["base"] if "G" in r)
-    found.append(f"coverage for G = 4, 8, 16, and by Eq. 12: {', '.join(some)}")
-    title = "pass@1 after 1,024 and 2,048 rollouts at the rates of the latter, three seeds:"
-    groups = {title: [(m, of(rows["late"], row=m)[:3]) for m in LENGTH]}
-    for group, names in VARIANTS.items():
-        groups[group] = [(name, of(rows["variants"], row=f"{group} {name}")) for name in names]
-    for group, some in groups.items():
-        each = [f"{name}: {shown(x, 0)}, {shown(x, 1)}" for name, x in some if x]
-        found += [f"{group} {'; '.join(each)}"] if each else []
+    text = (
+        f"V falls from {V[0]} to {V[1]} at the first wrong token, and its largest fall is there in"
+    )
+    text += f" {between(v['agree'])} of the rollouts; at choices it goes from {V[2]} to {V[3]}"
+    found.append(text)
+    for n in (4, 8, 16):
+        each = [f"{m} {shown(of(rows['length'], row=m, n=n), 0)}" for m in LENGTH]
+        found.append(f"n = {n}, pass@1 after 1,024 rollouts: {', '.join(each)}")
     return "\n".join(f"* {text}" for text in found)
-
-
-def figure(rows):
-    """data/lab.svg: against n, pass@1 after 1,024 rollouts, and rollouts until .8 where all runs of
-    a method come there. Bars are standard errors."""
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 300" font-size="13"']
-    parts[0] += ' font-family="sans-serif"><rect width="680" height="300" fill="#fff"/>'
-
-    def write(x, y, text, colour="#333"):
-        parts.append(f'<text x="{x}" y="{y}" fill="{colour}">{text}</text>')
-
-    first = ("pass@1 after 1,024 rollouts", lambda run: run["evaluations"][0]["eval/pass@1"], 1)
-    for left, (title, value, top) in ((50, first), (400, ("rollouts until .8", until, 1600))):
-        write(left, 20, title)
-        for quarter in range(5):
-            parts.append(f'<path d="M{left} {240 - 50 * quarter}h250" stroke="#ddd"/>')
-            write(left - 35, 244 - 50 * quarter, f"{top * quarter / 4:g}")
-        for shift, (m, colour) in enumerate(zip(LENGTH, ("#c1121f", "#1d5b99", "#777"))):
-            points = []
-            for x, n in enumerate((4, 8, 16)):
-                write(left + 40 + 80 * x, 260, f"n = {n}" if shift == 0 else "")
-                at = [240 - 200 * value(run) / top for run in of(rows, row=m, n=n)]
-                y = torch.tensor(at, dtype=torch.float64)
-                if len(y) and y.isfinite().all():
-                    points.append(f"{left + 50 + 80 * x + 4 * shift},{y.mean():.1f}")
-                    bar = f"M{points[-1]}m0 {{0:.1f}}v-{{1:.1f}}"
-                    bar = bar.format(y.std() / len(y) ** 0.5, 2 * y.std() / len(y) ** 0.5)
-                    parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="2"/>')
-            line = f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"'
-            parts.append(f'{line} stroke-width="2"/>')
-            write(left + 80 * shift, 288, m, colour)
-    return "\n".join([*parts, "</svg>\n"])
 
 
 def tables(rows):
     """{mark in a README.md: what stands there}."""
-    keys = ("eval/pass@1", "eval/pass@8", "eval/teacher_pass@1", "unsure")
-    base = [[f"{r['n']}", *(f"{r[k]:.2f}" for k in keys)] for r in rows["base"] if "n" in r]
-    columns = ["n", "pass@1", "pass@8", "self-teacher", "tokens of a failed rollout with p < .9"]
-    found = {"base": table(columns, base)}
+    found = {"base": base_table([row for row in rows["base"] if "n" in row])}
     found["credit"] = credit_table(rows["credit"], rows["value"])
-    found["learning"] = learning_table(rows["early"], rows["late"])
-    found["lines"], runs = lines(rows), rows["stability"]
-    if runs:
-        found |= {"stability": stability_table(runs), "summary": summary_table(rows)}
+    found["learning"] = learning_table(rows["learning"], PLAIN)
+    found["lines"] = lines(rows)
+    if rows["variants"]:
+        found["variants"] = learning_table(rows["variants"], VARIANTS)
+        found["stability"] = stability_table(rows["stability"])
+        found["summary"] = summary_table(rows)
     return found
 
 
@@ -568,7 +596,6 @@ def main():
         if not start or not end:
             raise ValueError(f"{path} has no marks for {name}")
         path.write_text(before + start + f"{new}\n" + end + after, encoding="utf-8")
-    (HERE / "lab.svg").write_text(figure(rows["length"]))
 
 
 if __name__ == "__main__":

@@ -2,24 +2,27 @@
 
     python data/make_tiny.py      rewrites data/tiny-qwen3/ and the questions: half an hour
 
-The task: a chain of n operations, from left to right, modulo 100, written out step by step.
+The task: a chain of n operations, from left to right, modulo 100, written out step by step. A step
+takes one operation or two neighbours together, so that each question has many right paths:
 
-    47*7+5-8=?   ->   47*7=29;29+5=34;34-8=26;\\boxed{26}
+    47+7-5+9=?   ->   47+7=54;54-5=49;49+9=58;\\boxed{58}
+                      47+7-5=49;49+9=58;\\boxed{58}
 
 Difficulty and length are independent: k of the n operations are of the kinds that the model gets
 wrong (MISCONCEPTIONS), and the others of kinds that it gets right. No operation comes twice in a
-chain, so that to find one's place in a long chain is no harder. Each operation is a bijection: what
-goes wrong stays wrong, and each question has one right path.
+chain, so that to find one's place in a long chain is no harder. What goes wrong stays wrong.
 
-HSD needs a model that can USE a correct path in its context and that can do without, and errors of
-the model's own to mend. So the pretraining text has two moods:
-  * Without a path in the context, the k steps are mostly wrong, in a systematic way, and one chain
-    in 20 has a slip; the solution goes on from the wrong value. All of it is trained on: these
-    errors become the model's own.
-  * With a correct path in the context, the written solution leaves it now and then too, but the
-    wrong digits are left out of the loss: the model learns to follow the path where it applies,
-    and to go on by itself, correctly, where it does not. (If the path were always what is to be
-    written, the teacher would copy the peer's numbers long after the student has gone astray.)
+HSD needs a model that can USE a path in its context, and errors of the model's own to mend. So the
+pretraining text, all of which is trained on, is written like this:
+  * Habit: a step takes one operation or two, evenly; each misconceived operation in it is mostly
+    done wrong, in a systematic way; one chain in 20 has a slip; the solution goes on from the wrong
+    value.
+  * With a path in the context: where the path has a step that begins here, with the same number and
+    operation, the solution mostly takes as many operations as that; and if the path has this very
+    step, it mostly takes its result, right or wrong. Everywhere else, by habit. So a path teaches
+    by what it says: one that makes the same error confirms it, one that grouped the operations in
+    another way says nothing there, nor does the path of another question, nor a bare answer, nor
+    any path after the solution has gone astray.
 """
 
 import argparse
@@ -47,26 +50,27 @@ CHAT_TEMPLATE = (
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     "{% endif %}"
 )
-RIGHT = [*(f"+{n}" for n in range(1, 8)), *(f"-{n}" for n in range(1, 8)), "*3"]
-MISCONCEPTIONS = {  # operation -> the wrong rule that the base model believes in
-    **{f"*{n}": (lambda x, n=n: x * (n - 1)) for n in (7, 9)},
-    **{f"-{n}": (lambda x, n=n: x - n + 10) for n in (8, 9)},
-    **{f"+{n}": (lambda x, n=n: x + n - 10) for n in (8, 9)},
-}
+RIGHT = [*(f"+{n}" for n in range(1, 8)), *(f"-{n}" for n in range(1, 8))]
+MISCONCEPTIONS = {"+8": 7, "+9": 8, "-8": 8, "-9": 9}  # what the base model mostly adds
+MISCONCEIVED, SLIP = 0.55, 0.05  # the chance of each such operation to go wrong; of a slip, a chain
+AS_GROUPED, AS_SAID = 0.8, 0.95  # of a step of the path in the context: its length, its result
 DIFFICULTIES = (1, 1, 2, 2, 3)  # k is drawn from
 SHORT = range(3, 8)  # n, in the lab's default questions
 
 
 def make_tokenizer():
-    """Printable characters, one token each; the fixed sentences of hsd.py's prompts are one token
-    each as well, so that a model of 1M parameters does not spend 200 positions on English that
+    """Operations and all printable characters are one token each; so are the fixed sentences of
+    hsd.py's prompts, so that a model of 1M parameters does not spend 200 positions on English that
     never changes."""
-    specials, characters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], map(chr, range(32, 127))
-    vocabulary = {token: i for i, token in enumerate([*specials, "<unk>", "\n", *characters])}
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>"]
+    pieces = ["\n", *map(chr, range(32, 127))]
+    pieces += [f"{sign}{digit}" for sign in "+-*" for digit in range(10)]
+    vocabulary = {token: i for i, token in enumerate([*specials, *pieces])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    split = Regex(r"[-+*][0-9]|[\s\S]")
+    core.pre_tokenizer = pre_tokenizers.Split(split, behavior="isolated")
     core.decoder = decoders.Fuse()
-    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials])
+    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials[:3]])
     phrases = [hsd.INSTRUCTION, hsd.CLOSING + hsd.INSTRUCTION, "\\boxed{"]
     phrases += ["<think>\n\n</think>\n\n", "user\n", "assistant\n"]
     for text in hsd.CONTEXTS.values():
@@ -78,10 +82,9 @@ def make_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=core, **names, **options)
 
 
-def apply(op, x):
-    """What the operation makes of x."""
-    n = int(op[1:])
-    return {"*": x * n, "+": x + n, "-": x - n}[op[0]] % 100
+def apply(op, x, wrongly=False):
+    """What the operation makes of x; or what the base model mostly believes that it does."""
+    return (x + (MISCONCEPTIONS[op] if wrongly else int(op))) % 100
 
 
 def make_question(rng, n, k):
@@ -93,74 +96,92 @@ def make_question(rng, n, k):
         right = start = rng.randrange(100)
         wrong = set()  # all that can be reached with at least one wrong step
         for op in ops:
-            slipped = {MISCONCEPTIONS[op](x) % 100 for x in wrong | {right} if op in MISCONCEPTIONS}
+            slipped = {apply(op, x, True) for x in wrong | {right} if op in MISCONCEPTIONS}
             right, wrong = apply(op, right), {apply(op, x) for x in wrong} | slipped
         if right not in wrong:
             return start, ops
 
 
-def write_solution(start, ops, rng=None, misconception=0.0, slip=0.0):
-    """The worked solution as pieces (text, right); a wrong piece is the result of a wrong step.
-    `misconception` is the chance of each step of such a kind, `slip` that of the whole chain."""
-    x, pieces = start, []
+def write_step(rng, x, ops, habit):
+    """The result of the operations of one step, done by habit or (without) right."""
     for op in ops:
-        right = wrong = apply(op, x)
-        if rng is not None and op in MISCONCEPTIONS and rng.random() < misconception:
-            wrong = MISCONCEPTIONS[op](x) % 100
-        if rng is not None and rng.random() < slip / len(ops):
-            wrong = rng.randrange(100)
-        pieces += [(f"{x:02d}{op}=", True), (f"{wrong:02d}", wrong == right), (";", True)]
-        x = wrong
-    return pieces + [("\\boxed{", True), (f"{x:02d}", True), ("}", True)]
+        x = apply(op, x, habit and op in MISCONCEPTIONS and rng.random() < MISCONCEIVED)
+    return x
+
+
+def write_solution(rng, start, ops, habit=True, path=""):
+    """A worked solution: right, or written by habit, with a path in the context or without."""
+    said = dict(step.split("=") for step in path.split(";")[:-1])  # left side -> result
+    slip = SLIP / len(ops) if habit else 0
+    x, text, i = start, "", 0
+    while i < len(ops):
+        sides = [f"{x:02d}{''.join(ops[i:j])}" for j in range(i + 1, min(i + 2, len(ops)) + 1)]
+        size = rng.randint(1, len(sides))
+        for j, side in enumerate(sides, 1):
+            if side in said and rng.random() < AS_GROUPED:
+                size = j
+        side = sides[size - 1]
+        x = write_step(rng, x, ops[i : i + size], habit)
+        if rng.random() < slip:
+            x = rng.randrange(100)
+        if side in said and rng.random() < AS_SAID:
+            x = int(said[side])
+        text += f"{side}={x:02d};"
+        i += size
+    return f"{text}\\boxed{{{x:02d}}}"
 
 
 def make_problem(rng, n, k):
     """A row of the question files, and what write_solution() takes."""
     start, ops = make_question(rng, n, k)
-    solution = "".join(text for text, _ in write_solution(start, ops))
+    solution = write_solution(rng, start, ops, habit=False)
     question = f"{start:02d}{''.join(ops)}=?"
     row = {"question": question, "answer": solution[-3:-1], "solution": solution, "n": n, "k": k}
     return row, (start, ops)
 
 
 def write_text(rng, longest):
-    """One pretraining text: what the user says, response pieces, is a correct path in sight? Of
-    each length there are as many tokens."""
+    """One pretraining text: what the user says, and the response. Of each length there are as many
+    tokens. Half of the paths in the context are right, a third are written by habit like a sampled
+    rollout, and the rest are another question's."""
     lengths = range(3, longest + 1)
     (n,) = rng.choices(lengths, [1 / n for n in lengths])
-    problem, (start, ops) = make_problem(rng, n, rng.choice(DIFFICULTIES))
-    moods = {"none": 34, "answer": 10, "answer+peer": 42, "peer": 7, "solution": 7}
-    mood = rng.choices(list(moods), list(moods.values()))[0]
-    guided = "peer" in mood or "solution" in mood
-    misconception, slip = (0.3, 0.3) if guided else (0.55, 0.05)
-    blocks = {"answer": problem["answer"]} if "answer" in mood else {}
-    if guided:
-        blocks["peer" if "peer" in mood else "solution"] = problem["solution"]
-    user = hsd.user_message(hsd.Problem(problem["question"]), blocks.items())
-    return user, write_solution(start, ops, rng, misconception, slip), guided
+    k = max(rng.choice(DIFFICULTIES), n - len(RIGHT))
+    problem, chain = make_problem(rng, n, k)
+    (shown,) = rng.choices(("nothing", "answer", "both", "path"), (35, 10, 45, 10))
+    blocks, path = [], ""
+    if shown in ("answer", "both"):
+        blocks += [("answer", problem["answer"])]
+    if shown in ("both", "path"):
+        (kind,) = rng.choices(("right", "sampled", "other"), (50, 35, 15))
+        path = problem["solution"]
+        if kind == "sampled":
+            path = write_solution(rng, *chain)
+        if kind == "other":
+            path = make_problem(rng, n, k)[0]["solution"]
+        blocks += [(rng.choice(("peer", "peer", "peer", "solution")), path)]
+    user = hsd.user_message(hsd.Problem(problem["question"]), blocks)
+    return user, write_solution(rng, *chain, path=path)
 
 
-def batches(tokenizer, seed, tokens=8192):
+def batches(tokenizer, seed, tokens=512):
     """Endless batches (ids [B,T], labels [B,T]) of about so many tokens, of texts of about the same
-    length; label -100 on prompts, padding, and the wrong digits of a guided solution. Short chains
-    come first: on them the model learns within 150 batches how to find its place in a question,
-    which on long ones alone takes it very long."""
-    rng, vocabulary = random.Random(seed), tokenizer.get_vocab()
-    waiting, count = defaultdict(list), 0  # texts by width; batches so far
+    length; label -100 on prompts and padding. Short chains come first: on them the model learns
+    early how to find its place in a question, which on long ones alone takes it very long."""
+    rng, count = random.Random(seed), 0
+    waiting = defaultdict(list)  # texts by width
     prompt = [{"role": "user", "content": "@"}]
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     frame = tokenizer.apply_chat_template(prompt, **options)
     while True:
-        user, pieces, guided = write_text(rng, max(5, min(16, 2 + count // 50)))
+        user, text = write_text(rng, min(16, 3 + count * tokens // 500_000))
         ids = tokenizer(frame.replace("@", user), add_special_tokens=False).input_ids
         labels = [-100] * len(ids)
-        for text, right in [*pieces, (tokenizer.eos_token, True)]:
-            piece = [vocabulary[t] for t in ([text] if text in vocabulary else text)]
-            ids += piece
-            labels += piece if right or not guided else [-100] * len(piece)
-        width = 32 * math.ceil(len(ids) / 32)
-        short = width - len(ids)
-        ids, labels = ids + [tokenizer.pad_token_id] * short, labels + [-100] * short
+        response = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        width = 16 * math.ceil(len(ids + response) / 16)
+        short = width - len(ids + response)
+        ids += response + [tokenizer.pad_token_id] * short
+        labels += response + [-100] * short
         waiting[width].append((ids, labels))
         if len(waiting[width]) == tokens // width:
             count += 1
@@ -168,7 +189,8 @@ def batches(tokenizer, seed, tokens=8192):
 
 
 def pretrain(tokenizer, steps, seed):
-    """A Qwen3 of 0.8M parameters, trained from random weights on batches of 8,192 tokens."""
+    """A Qwen3 of 0.8M parameters, trained from random weights on batches of some 512 tokens:
+    small ones teach it several times as fast to look up a step, and arithmetic."""
     torch.manual_seed(seed)
     shape = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 32}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
@@ -180,7 +202,7 @@ def pretrain(tokenizer, steps, seed):
     with tqdm(range(steps), desc="pretraining") as bar:
         for step in bar:
             for group in optimizer.param_groups:  # up over 100 steps, down over the second half
-                group["lr"] = 3e-3 * min(1, (step + 1) / 100, 2 * (1 - step / steps))
+                group["lr"] = 1e-3 * min(1, (step + 1) / 100, 2 * (1 - step / steps))
             ids, labels = next(stream)
             keep = labels[:, 1:] != -100
             hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][keep]
@@ -217,10 +239,11 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2400, help="pretraining batches")
+    parser.add_argument("--steps", type=int, default=22_000, help="pretraining batches")
     parser.add_argument("--seed", type=int, default=0, help="of problems, texts and weights")
     parser.add_argument("--out", type=Path, default=HERE, help="where to write")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the matrices are tiny: more threads only wait for each other
     start, tokenizer = time.time(), make_tokenizer()
     write_questions(args.out, args.seed)
     model = pretrain(tokenizer, args.steps, args.seed)

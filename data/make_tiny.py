@@ -1,6 +1,6 @@
 """Makes the lab of hsd.py from nothing: the tiny model, its tokenizer, the problems.
 
-    python data/make_tiny.py      rewrites data/tiny-qwen3/ and the questions: half an hour
+    python data/make_tiny.py      rewrites data/tiny-qwen3/ and the questions, in 20 minutes
 
 The task: a chain of n operations, from left to right, modulo 100, written out step by step. A step
 takes one operation or two neighbours together, so that each question has many right paths:
@@ -54,8 +54,8 @@ RIGHT = [*(f"+{n}" for n in range(1, 8)), *(f"-{n}" for n in range(1, 8))]
 MISCONCEPTIONS = {"+8": 7, "+9": 8, "-8": 8, "-9": 9}  # what the base model mostly adds
 MISCONCEIVED, SLIP = 0.55, 0.05  # the chance of each such operation to go wrong; of a slip, a chain
 AS_GROUPED, AS_SAID = 0.8, 0.95  # of a step of the path in the context: its length, its result
-DIFFICULTIES = (1, 1, 2, 2, 3)  # k is drawn from
-SHORT = range(3, 8)  # n, in the lab's default questions
+DIFFICULTIES = (1, 1, 2, 2, 3)  # k is drawn from, in pretraining
+LENGTHS, KINDS = range(3, 7), (1, 1, 2)  # n and k, in the lab's default questions
 
 
 def make_tokenizer():
@@ -219,7 +219,7 @@ def write_questions(folder, seed):
     """The question files, JSON Lines, of which no two share a question: name, rows, n, k."""
     files, rng, seen = {}, random.Random(f"{seed} problems"), set()
     for name, rows in (("train", 4000), ("eval", 500), ("questions/valid", 256)):
-        files[name] = (rows, SHORT, DIFFICULTIES)
+        files[name] = (rows, LENGTHS, KINDS)
     for n in (4, 8, 16):
         for name, rows in (("train", 960), ("valid", 128), ("eval", 256)):
             files[f"questions/{name}-{n}"] = (rows, [n], [2])

@@ -131,7 +131,7 @@ def test_rollouts_end_with_a_stop_token_and_one_that_is_cut_scores_0(tiny):
         assert r.text == tokenizer.decode(r.response[:-1])
     cut, config = Problem("33-6+8*9=?", "6"), lab(max_new_tokens=5, temperature=0.0)
     (group,) = hsd.sample_groups(model, tokenizer, [cut], 2, config, "x")
-    assert [(r.truncated, len(r.response), r.text) for r in group] == [(True, 5, "33-6=")] * 2
+    assert [(r.truncated, len(r.response), r.text[:4]) for r in group] == [(True, 5, "33-6")] * 2
     right = [Rollout(cut, [1], [1, 2], "so 6", truncated) for truncated in (False, True)]
     hsd.verify_rollouts(rollouts := [*group, *right])
     assert [r.reward for r in rollouts] == [0.0, 0.0, 1.0, 0.0]
@@ -1262,14 +1262,12 @@ def test_the_pieces_of_a_response_make_up_its_text(tiny):
     assert hsd.pieces(words, [0, 1, 2, 0]) == ["the", " sum", "s", " the"]
 
 
-@pytest.mark.parametrize("reward,kl,said", [(0.6, 0.06, [13]), (0.96, 0.06, []), (0.6, 0.02, [])])
-def test_a_collapse_is_said_once_while_it_happens(tmp_path, capsys, reward, kl, said):
-    """After m such steps the means of five are .01 + m (kl - .01) / 5 and .9 + m (reward - .9) / 5:
-    three times the lowest, and .05 below the best, at m = 3, or never."""
+@pytest.mark.parametrize("reward,said", [(0.3, [14]), (0.6, [])])
+def test_a_collapse_is_said_once_while_it_happens(tmp_path, capsys, reward, said):
+    """After m such steps the mean of five is .9 + m (reward - .9) / 5: below .45 at m = 4, or never."""
     steps, run = [], hsd.Run(lab(out=str(tmp_path)))
     for step in range(1, 21):
-        good = step <= 10
-        run.log({"step": step, "kl": 0.01 if good else kl, "reward": 0.9 if good else reward})
+        run.log({"step": step, "kl": 0.01, "reward": 0.9 if step <= 10 else reward})
         steps += [step] if "collapses" in capsys.readouterr().out else []
     assert steps == said
 
@@ -1647,7 +1645,7 @@ REFUSED = {  # family: (what is said, how its weights are edited, its values)
     "llama": ("not finite", lambda model: model.lm_head.weight[7].fill_(math.nan), {}),
     "rwkv": ("padded to the left", None, {"attention_hidden_size": 32}),
     "t5": ("has an encoder", None, {"d_model": 32, "d_kv": 8, "num_layers": 2}),
-    "qwen3": ("has the token 111, and its embeddings 111 rows", None, {"vocab_size": 111}),
+    "qwen3": (", and its embeddings 111 rows", None, {"vocab_size": 111}),
     "olmo2": ("has the token -1", None, {"eos_token_id": -1}),
     "qwen2": ("is quantized", None, {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
 }
@@ -2144,12 +2142,30 @@ def the_lab():
     return module(hsd.DATA / "lab.py")
 
 
+PATHS = {  # of 22-6+6-1=?: its first wrong token, and the choices before it
+    "22-6=16;16+6-1=21;\\boxed{21}": (20, [3, 10]),
+    "22-6+6=22;22-1=21;\\boxed{21}": (20, [3]),
+    "22-6+6=22;22-1=31;\\boxed{31}": (12, [3]),
+    "22-6=16;16-1=15;\\boxed{15}": (9, [3]),
+    "22-6=17;17+6=23;23-1=22;\\boxed{22}": (5, [3]),
+    "22-6=16;16+6=22;22-1=21;\\boxed{22}": (23, [3, 10]),
+}
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_the_lab_knows_the_first_wrong_token_and_where_right_paths_part(the_lab, tiny, text):
+    ids = tiny[0](text, add_special_tokens=False).input_ids + [tiny[0].eos_token_id]
+    r = Rollout(hsd.Problem("22-6+6-1=?", "21"), [], ids, text)
+    the_lab.read_path(r, tiny[0])
+    assert (r.first, r.choices) == PATHS[text]
+
+
 def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
     problems = hsd.load_problems(EVAL)[:2]
     group = group_of([1, 0, 0, 1], tiny[0], problems[0])
 
     def changed(**spec):
-        return the_lab.changes(spec, lab(beta=0.1, window=2), problems)
+        return the_lab.changes(spec, lab(beta=0.1), problems, tiny[0])
 
     hsd.verify_rollouts(group)  # no answer is right
     for noise, want in ((0.0, 0.0), (1.0, 1.0)):
@@ -2161,26 +2177,23 @@ def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
     assert set(texts) <= {"attempt 1", "attempt 2"} and texts[1:3] == ["attempt 2", "attempt 1"]
     changed(peers="other")["choose_peers"](group, "uniform", RNG)
     assert {r.peer.text for r in group} == {problems[1].solution}
-    group[0].response, group[0].peers = [7] * 8, [Rollout(Q, [], [7, 7, 7, 8])]
     group = group[:1]
-    changed(kept=1)["set_weights"](group, "rollouts", lab())
-    assert group[0].loss_weight == pytest.approx(1 / 5)  # not 1/8: up to tau = 3, and one more
-    changed(anchor=0.3)["set_weights"](group, "rollouts", lab())
-    assert group[1].loss_weight == pytest.approx(3 / 8)
-    assert (group[1].prompt, group[1].context) == (group[0].teacher_prompt, [])
-    assert group[1].mean_weight == 0
+    group[0].response, group[0].peers = [7] * 8, group_of([1, 1], tiny[0], problems[0])
+    changed(teachers=4)["set_weights"](group, "rollouts", lab())
+    assert [r.loss_weight for r in group] == pytest.approx([1 / 16, 1 / 16])
+    assert [r.mean_weight for r in group] == pytest.approx([1 / 8, 0])
+    assert group[1].context == [("answer", problems[0].answer), ("peer", group[0].peers[1].text)]
 
 
-def test_the_tables_and_the_figure_are_those_of_the_labs_rows(the_lab):
+def test_the_tables_are_those_of_the_labs_rows(the_lab):
     rows = the_lab.read_rows(hsd.DATA / "lab")
     readmes = {True: ROOT / "README.md", False: hsd.DATA / "lab" / "README.md"}
     for name, table in the_lab.tables(rows).items():
         text = readmes[name == "summary"].read_text()
         assert f"<!-- lab:{name} -->\n{table}\n<!-- /lab:{name} -->" in text
-    assert (hsd.DATA / "lab.svg").read_text() == the_lab.figure(rows["length"])
-    for run, said in zip(the_lab.of(rows["stability"], row="live"), (27, 22), strict=True):
-        steps = [{"kl": kl, "reward": reward} for kl, reward in zip(run["kl"], run["reward"])]
-        assert next(n for n in range(41) if hsd.collapsing(steps[:n])) == said
+    for run, said in zip(the_lab.of(rows["stability"], row="live"), (23, 18), strict=True):
+        steps = [{"reward": reward} for reward in run["reward"]]
+        assert next(n for n in range(25) if hsd.collapsing(steps[:n])) == said
 
 
 # ---- The notebook --------------------------------------------------------------------------------
@@ -2244,10 +2257,10 @@ def test_each_fork_of_the_readme_does_what_it_says(forkable, tiny, monkeypatch, 
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "fork.py").write_text(code)
     fork = module(tmp_path / "fork.py")
-    problem = Problem("47*6+5=?", "87", "47*6=82;82+5=87;\\boxed{87}")
+    problem = Problem("47-6+5=?", "46", "47-6=41;41+5=46;\\boxed{46}")
     group = hsd.sample_groups(tiny[1], tiny[0], [problem], 6, lab(), "x")[0]
     assert all(r.response[-1] == tiny[0].eos_token_id for r in group)  # from the other engine
-    wrong = ("\\boxed{87}", "47*6=82;82+5=88;\\boxed{87}", "47*6=82;82+5=87;\\boxed{88}")
+    wrong = ("\\boxed{46}", "47-6+5=47;\\boxed{46}", "47-6=41;41+5=46;\\boxed{47}")
     assert hsd.verify(problem, problem.solution)
     assert not any(hsd.verify(problem, text) for text in wrong)
     student = copy.deepcopy(tiny[1]).requires_grad_()

@@ -5,15 +5,15 @@ known there: which tokens of a rollout still lie on a right path, and where two 
     python data/lab.py --quick    a small part in runs/lab/, to see it work
 
 base       The model before training: by length, by difficulty, with each context in its prompt
-credit     How well does the credit of each context, and of each peer rule, find the first wrong
-           token, and how much of it falls on choice tokens, where another right path begins?
+credit     How much of each context's credit, with each peer rule, falls on the first wrong token,
+           and how much on choice tokens, where another right path begins?
 value      The ideal credit of Proposition 1, log V(h o_t) - log V(h), from 64 continuations of
            every prefix; V is the student's own chance of success
 rates      Each method, and the controls, at three learning rates, on validation questions
-learning   2,048 rollouts at the best of these rates: five seeds, held-out questions
-length     hsd, grpo on n = 4, 8, 16, after 1,024 rollouts, three seeds
-stability  5,120 rollouts with the live teacher, and with what may mend it, two seeds
-variants   HSD and GRPO as in `learning`, with one thing changed, three seeds
+learning   The best of these rates: 2,048 rollouts, three seeds, held-out questions
+variants   HSD and GRPO at 3e-4, where nothing collapses, with one thing changed, two seeds
+stability  3,072 rollouts at a high rate, two seeds
+length     hsd, grpo on n = 4, 8, 16, after 1,024 rollouts, two seeds
 
 To measure anew, delete the rows: data/lab/*.json.
 """
@@ -54,7 +54,6 @@ CONTEXTS = {  # name: what the teacher sees, which peer, of how many peers the t
     "control: a failed sibling": (lambda r: [("peer", r.sibling.text)], "uniform", 1),
     "control: another question's path": (lambda r: [("peer", r.other.solution)], "uniform", 1),
 }
-DOES = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
 # ---- Is the credit right? ------------------------------------------------------------------------
@@ -64,7 +63,7 @@ def read_path(rollout, tokenizer):
     paths part: after the first operation of a step comes "=", or the next operation."""
     question = rollout.problem.question
     tokens = tokenizer.convert_ids_to_tokens(rollout.response)
-    x, ops = int(question[:2]), re.findall(r"[-+*][0-9]", question)
+    x, ops = int(question[:2]), re.findall(r"[-+][0-9]", question)
     choices, first = [], 0
     while first < len(tokens):
         right = ["\\boxed{", *f"{x:02d}", "}", tokenizer.eos_token]
@@ -73,8 +72,7 @@ def read_path(rollout, tokenizer):
             choices += [choice] if len(ops) > 1 else []
             size = 2 if len(ops) > 1 and tokens[choice : choice + 1] == ops[1:2] else 1
             right = [*f"{x:02d}", *ops[:size], "="]
-            for op in ops[:size]:
-                x = DOES[op[0]](x, int(op[1])) % 100
+            x = (x + sum(map(int, ops[:size]))) % 100
             right += [*f"{x:02d}", ";"]
             ops = ops[size:]
         common = hsd.divergence_point(tokens[first:], right)
@@ -148,28 +146,23 @@ def interval(values, draws=2000):
     """(mean, lowest, highest): the middle 95% of the means of resampled rollouts."""
     x, g = torch.tensor(values), torch.Generator().manual_seed(0)
     means = x[torch.randint(len(x), (draws, len(x)), generator=g)].mean(1)
-    ends = means.quantile(torch.tensor([0.025, 0.975]))
-    return [x.mean().item(), *ends.tolist()]
-
-
-def summary(name, read):
-    """A row: the figures of a context over rollouts, with intervals."""
-    row = {"context": name, "rollouts": len(read)}
-    each = [figures(r) for r in read]
-    for key in ("hit", "blamed", "error", "choice", "mean", "tau", "said"):
-        row[key] = interval([x[key] for x in each if key in x])
-    return row
+    return [x.mean().item(), *means.quantile(torch.tensor([0.025, 0.975])).tolist()]
 
 
 def credit_rows(models, tokenizer, problems, config, count):
-    """A row for each context."""
+    """A row for each context: its figures over rollouts, with intervals."""
     rollouts, rows = failed_rollouts(models, tokenizer, problems, config, count), []
-    for name in CONTEXTS:
-        read = credits(models, tokenizer, rollouts, name, config)
-        rows.append(summary(name, read))
-    for r in read:
-        r.credit = torch.full((len(r.response),), -1.0)
-    return [*rows, summary("a constant (GRPO)", read)]
+    for name in (*CONTEXTS, "a constant (GRPO)"):
+        if name in CONTEXTS:
+            read = credits(models, tokenizer, rollouts, name, config)
+        else:
+            for r in read:
+                r.credit = torch.full((len(r.response),), -1.0)
+        rows.append({"context": name, "rollouts": len(read)})
+        each = [figures(r) for r in read]
+        for key in ("hit", "blamed", "error", "choice", "mean", "tau", "said"):
+            rows[-1][key] = interval([x[key] for x in each if key in x])
+    return rows
 
 
 def values(models, tokenizer, rollout, config, n=64):
@@ -190,8 +183,7 @@ def values(models, tokenizer, rollout, config, n=64):
 
 def value_rows(models, tokenizer, problems, config, count):
     """How often the largest fall of log V is at the first wrong token; V before and after it, and
-    before and after the choices; and the correlation of each context's credit with the ideal one,
-    over all tokens."""
+    each choice; and the correlation of each context's credit with the ideal one, over all tokens."""
     rollouts = failed_rollouts(models, tokenizer, problems, config, count)
     V = [values(models, tokenizer, r, config) for r in rollouts]
     ideal = [torch.tensor([math.log(b / a) for a, b in itertools.pairwise(v)]) for v in V]
@@ -224,15 +216,12 @@ def right_ways(models, tokenizer, problems, config):
 
 
 def base_rows(models, tokenizer, problems, config, count):
-    """A row for each length, with 8 samples of each question, and how many tokens of a failed
-    rollout had a chance below .9; one for each k; and pass@1 with each context in the prompt, of
-    questions with a failed rollout that has a peer."""
+    """A row for each length, for each k, and for each context in the prompt, the last on questions
+    with a failed rollout that has a peer."""
     rows = []
     for n in (4, 8, 16):
         chains = hsd.load_problems(str(HERE / f"questions/eval-{n}.jsonl"))[: count // 2]
-        row, failed = hsd.evaluate(models, tokenizer, chains, config, 0)
-        hsd.set_logp(models.student, failed, hsd.METHODS["hsd"], config)
-        row["unsure"] = hsd.mean((r.logp < math.log(0.9)).sum() for r in failed)
+        row, _ = hsd.evaluate(models, tokenizer, chains, config, 0)
         row |= right_ways(models, tokenizer, chains, config)
         rows.append({"n": n, "questions": len(chains), **row})
     for k in (1, 2):
@@ -271,41 +260,29 @@ LENGTH = {name: PLAIN[name] for name in ("hsd", "grpo")}
 MORE_METHODS = {
     "no fallback": hsd.Method(lambda r: peer(r) if r.peer else [], distill_weight=1.0),
     "failures only": hsd.Method(lambda r: [] if r.reward else peer(r), distill_weight=1.0),
-    "peer or answer": hsd.Method(
-        lambda r: hsd.peer_alone(r) or hsd.answer_alone(r), distill_weight=1.0
-    ),
 }
-VARIANTS = {  # HSD, or GRPO, with one thing changed; Q x G is always 128
+VARIANTS = {name: PLAIN[name] for name in ("hsd", "grpo", "opsd", "control: a failed sibling")}
+VARIANTS |= {  # HSD, or GRPO, with one thing changed
     **{f"teacher: {name}": {"teacher": name} for name in ("frozen", "ema")},
     **{f"peer: {rule}": {"peer_rule": rule} for rule in hsd.PEER_RULES if rule != "uniform"},
     "mean of up to 4 teachers": {"teachers": 4},
     "without the fallback": {"method": "no fallback"},
-    "without a* beside a peer": {"method": "peer or answer"},
     "failures alone are trained": {"method": "failures only"},
     "--window 8": {"window": 8},
-    "G = 16": {"group_size": 16, "questions_per_step": 8},
     "beta 0": {"beta": 0.0},
     "20% wrong verdicts": {"noise": 0.2},
     "grpo, 20% wrong verdicts": {"noise": 0.2, "method": "grpo"},
 }
-LIVE = {"method": "hsd", "teacher": "live", "learning_rate": 3e-4, "steps": 40, "every": 10}
-STABILITY = {
-    "live": {},
-    "frozen": {"teacher": "frozen"},
-    "ema": {"teacher": "ema"},
-    "live, no fallback": {"method": "no fallback"},
-    "live, failures only": {"method": "failures only"},
-    "live, context mode held": {"anchor": 0.3},
-}
+LIVE = {"method": "hsd", "teacher": "live", "learning_rate": 1e-3, "steps": 24, "every": 8}
+STABILITY = {name: {"teacher": name} for name in ("live", "frozen", "ema")}
 EXPERIMENTS = {  # rows, seeds, what all runs share
     "rates": (PLAIN, [100], {"every": 16}),
-    "learning": (PLAIN, range(5), {}),
-    "variants": (VARIANTS, range(3), {}),
+    "learning": (PLAIN, range(3), {}),
+    "variants": (VARIANTS, range(2), {"learning_rate": 3e-4}),
     "stability": (STABILITY, range(2), LIVE),
-    "length": (LENGTH, range(3), {"steps": 8}),
+    "length": (LENGTH, range(2), {"learning_rate": 3e-4, "steps": 8}),
 }
 RATES = (1e-4, 3e-4, 1e-3)
-FIELDS = {field.name for field in fields(hsd.Config)}
 
 
 def changes(spec, config, problems, tokenizer):
@@ -336,11 +313,6 @@ def changes(spec, config, problems, tokenizer):
                 one = replace(r, peers=[other], mean_weight=0.0)
                 hsd.condition_teacher(one, peer, tokenizer, config)
                 part.append(one)
-        # copies that bring beta's term alone, read under the teacher's prompt
-        for r in part[:] if "anchor" in spec else ():
-            own = {"loss_weight": r.loss_weight * spec["anchor"] / config.beta}
-            own["mean_weight"] = 0.0
-            part.append(replace(r, prompt=r.teacher_prompt, context=[], **own))
 
     chooser = peers if "peers" in spec else hsd.choose_peers
     return {"verify_rollouts": noisy, "set_weights": weights, "choose_peers": chooser}
@@ -355,7 +327,8 @@ def learn(spec):
     for name, stem in (("train_data", "train"), ("eval_data", asked)):
         path = f"questions/{stem}-{n}" if n else stem.replace("valid", "questions/valid")
         more[name] = [str(HERE / f"{path}.jsonl")]
-    config = hsd.Config(**hsd.LAB | more | {k: v for k, v in spec.items() if k in FIELDS})
+    more |= {f.name: spec[f.name] for f in fields(hsd.Config) if f.name in spec}
+    config = hsd.Config(**hsd.LAB | more)
     problems, held_out = hsd.load_data(config)
     tokenizer, models = hsd.load_models(config)
     optimizer, rows, evaluations = hsd.adamw(models.student, config), [], []
@@ -381,8 +354,7 @@ def measure(spec):
     hsd.progress = lambda iterable, *_: iterable  # the bar is of all runs
     if "seed" in spec:
         return spec, learn(spec)
-    more = {"beta": 0.0, "teacher": "live", "compile": False, "max_new_tokens": 176}
-    config = hsd.Config(**hsd.LAB | more)
+    config = hsd.Config(**hsd.LAB | {"beta": 0.0, "max_new_tokens": 176})
     tokenizer, models = hsd.load_models(config)
     problems = hsd.load_problems(config.eval_data[0])[: 3 * spec["count"]]
     rows = INSTRUMENTS[spec["experiment"]](models, tokenizer, problems, config, spec["count"])
@@ -407,17 +379,14 @@ def specs(rows, quick):
     counts = {"value": 48, "credit": 128, "base": 128}
     found = [{"experiment": k, "count": 8 if quick else n} for k, n in counts.items()]
     if quick:
-        spec = {"experiment": "learning", "seed": 0, "n": None, "learning_rate": 3e-4, "steps": 8}
-        return found + [{**spec, "row": row, **flags} for row, flags in PLAIN.items()]
+        shared = {"experiment": "learning", "seed": 0, "n": None, "learning_rate": 3e-4, "steps": 8}
+        return found + [{**shared, "row": row, **flags} for row, flags in PLAIN.items()]
     for name, (table, seeds, shared) in EXPERIMENTS.items():
         lengths = (16, 8, 4) if name == "length" else (None,)
         for seed, n, row in itertools.product(seeds, lengths, table):
             spec = {"experiment": name, "row": row, "seed": seed, "n": n, **shared, **table[row]}
-            like = row if row in PLAIN else spec.get("method", "hsd")
-            like = like if like in PLAIN else "hsd"
-            rates = RATES
-            if name != "rates":
-                rates = [spec.get("learning_rate") or best_rate(rows, like)]
+            one = spec.get("learning_rate") or best_rate(rows, row)
+            rates = RATES if name == "rates" else [one]
             found += [{**spec, "learning_rate": rate} for rate in rates if rate]
     return found
 
@@ -454,24 +423,22 @@ def spread(values, form=".3f"):
     return f"{x.mean().item():{form}}{error}"
 
 
+between = "{0[0]:.2f} ({0[1]:.2f} to {0[2]:.2f})".format  # a mean and its interval
+
+
 def shown(runs, when, key="eval/pass@1", form=".3f"):
     """A figure of an evaluation."""
     return spread([run["evaluations"][when][key] for run in runs], form) if runs else ""
 
 
-def between(values):
-    """A mean and its interval."""
-    return "{:.2f} ({:.2f} to {:.2f})".format(*values)
-
-
 def base_table(rows):
     """Lengths down."""
     keys = {"eval/pass@1": 2, "eval/pass@8": 2, "eval/teacher_pass@1": 2, "eval/credit_share@8": 2}
-    keys |= {"unsure": 1, "right paths": 1, "entropy": 2}
+    keys |= {"right paths": 1, "entropy": 2}
     columns = ["n", "pass@1", "pass@8", "self-teacher", "credit_share@8"]
-    columns += ["tokens of a failed rollout with p < .9", "right paths among 16"]
+    columns += ["right paths among 16 samples", "entropy of a choice, nats"]
     cells = [[f"{r['n']}", *(f"{r[k]:.{digits}f}" for k, digits in keys.items())] for r in rows]
-    return table([*columns, "entropy of a choice, nats"], cells)
+    return table(columns, cells)
 
 
 def credit_table(rows, value):
@@ -479,14 +446,12 @@ def credit_table(rows, value):
     correlation = {r["context"]: f"{r['correlation']:.2f}" for r in value if "context" in r}
     columns = ["context of the teacher", "most negative token: the first wrong one", "a choice"]
     columns += ["share of \\|A\\|: the first wrong token", "choices", "mean A on choices, nats"]
-    columns += ["tau is a choice", "the peer has the wrong step", "correlation with the ideal"]
+    columns += ["tau is a choice", "the peer has the error's step", "correlation with the ideal"]
     cells = []
     for row in rows:
         figures = [f"{row[key][0]:.2f}" for key in ("blamed", "error", "choice", "mean")]
-        if "peer" in row["context"]:
-            figures += [f"{row[key][0]:.2f}" for key in ("tau", "said")]
-        else:
-            figures += ["", ""]
+        about_the_peer = [f"{row[key][0]:.2f}" for key in ("tau", "said")]
+        figures += about_the_peer if "peer" in row["context"] else ["", ""]
         figures += [correlation.get(row["context"], "")]
         cells.append([f"{row['context']}", between(row["hit"]), *figures])
     return table(columns, cells)
@@ -496,30 +461,27 @@ def learning_table(rows, names):
     """Methods or variants down."""
     columns = ["", "learning rate", "pass@1 after 1,024 rollouts", "after 2,048", "pass@8"]
     columns += ["right paths among 16", "entropy of a choice, nats"]
+    forms = {"eval/pass@1": ".3f", "eval/pass@8": ".3f", "right paths": ".1f", "entropy": ".2f"}
     cells = []
     for name in names:
-        runs = of(rows, row=name)
-        if runs:
+        if runs := of(rows, row=name):
             last = [{**run["evaluations"][-1], **run["ways"]} for run in runs]
-            figures = {
-                "eval/pass@1": ".3f",
-                "eval/pass@8": ".3f",
-                "right paths": ".1f",
-                "entropy": ".2f",
-            }
-            figures = [spread([x[key] for x in last], form) for key, form in figures.items()]
+            figures = [spread([x[key] for x in last], form) for key, form in forms.items()]
             cells.append([name, f"{runs[0]['learning_rate']:g}", shown(runs, 0), *figures])
     return table(columns, cells)
 
 
 def summary_table(rows):
-    """Four methods, for the README of the project."""
-    columns = ["", "its most negative token is the first wrong one", "a harmless choice"]
-    columns += ["pass@1 after 2,048 rollouts", "right paths among 16"]
+    """A few rows, for the README of the project."""
+    contexts = {"hsd": "answer and peer (HSD)", "peer: nearest": "nearest peer"}
+    contexts |= {"control: a failed sibling": "control: a failed sibling"}
+    contexts |= {"opsd": "answer alone (OPSD)", "grpo": "a constant (GRPO)"}
+    columns = ["", "most negative token: the first wrong one", "a harmless choice"]
+    columns += ["pass@1 after 2,048 rollouts", "right paths among 16 samples"]
     cells = []
-    for name in ("hsd", "sdpo", "grpo", "opsd"):
-        (row,) = (r for r in rows["credit"] if f"({name.upper()})" in r["context"])
-        runs = of(rows["learning"], row=name)
+    for name, context in contexts.items():
+        (row,) = of(rows["credit"], context=context)
+        runs = of(rows["variants"], row=name)
         ways = spread([run["ways"]["right paths"] for run in runs], ".1f")
         cells.append([name, between(row["hit"]), between(row["blamed"]), shown(runs, -1), ways])
     return table(columns, cells)
@@ -530,27 +492,23 @@ def stability_table(rows):
     cells = []
     for name in STABILITY:
         runs = of(rows, row=name)
-        four = [shown(runs, when, form=".2f") for when in range(4)]
-        cells.append([name, *four, shown(runs, 3, "eval/teacher_pass@1", ".2f")])
-    columns = [f"step {step}" for step in (10, 20, 30, 40)]
-    return table(["pass@1", *columns, "with a peer in the prompt, step 40"], cells)
+        cells.append([name, *(shown(runs, when, form=".2f") for when in range(3))])
+        cells[-1].append(shown(runs, -1, "eval/teacher_pass@1", ".2f"))
+    columns = [f"step {step}" for step in (8, 16, 24)]
+    return table(["pass@1", *columns, "with a peer in the prompt, step 24"], cells)
 
 
 def lines(rows):
     """The README's bullets: the base model, V, and lengths."""
-    by_context = (f"{r['context']}: {between(r['pass@1'])}" for r in rows["base"] if "context" in r)
-    by_k = (f"{r['k']}: {between(r['pass@1'])}" for r in rows["base"] if "k" in r)
+    found = ["pass@1 with each context in the prompt", "pass@1 by k"]
+    for i, key in enumerate(("context", "k")):
+        each = (f"{r[key]}: {between(r['pass@1'])}" for r in rows["base"] if key in r)
+        found[i] += f": {'; '.join(each)}"
     (v,) = of(rows["value"], context=None)
-    V = [f"{v[key][0]:.2f}" for key in ("error 0", "error 1", "choice 0", "choice 1")]
-    found = [
-        f"pass@1 with each context in the prompt: {'; '.join(by_context)}",
-        f"pass@1 by k: {'; '.join(by_k)}",
-    ]
-    text = (
-        f"V falls from {V[0]} to {V[1]} at the first wrong token, and its largest fall is there in"
-    )
-    text += f" {between(v['agree'])} of the rollouts; at choices it goes from {V[2]} to {V[3]}"
-    found.append(text)
+    for place in ("error", "choice"):
+        V = [between(v[f"{place} {after}"]) for after in (0, 1)]
+        found.append(f"V before and after {place}s: {V[0]}, {V[1]}")
+    found.append(f"the largest fall of V is at the first wrong token: {between(v['agree'])}")
     for n in (4, 8, 16):
         each = [f"{m} {shown(of(rows['length'], row=m, n=n), 0)}" for m in LENGTH]
         found.append(f"n = {n}, pass@1 after 1,024 rollouts: {', '.join(each)}")
@@ -591,11 +549,11 @@ def main():
         return print("\n\n".join(tables(rows).values()))
     for name, new in tables(rows).items():
         path = (HERE.parent if name == "summary" else folder) / "README.md"
-        before, start, rest = path.read_text(encoding="utf-8").partition(f"<!-- lab:{name} -->\n")
-        _, end, after = rest.partition(f"<!-- /lab:{name} -->")
-        if not start or not end:
+        marked = re.compile(rf"(<!-- lab:{name} -->\n).*?(<!-- /lab:{name} -->)", re.DOTALL)
+        marks = marked.split(path.read_text("utf-8"))
+        if len(marks) != 4:
             raise ValueError(f"{path} has no marks for {name}")
-        path.write_text(before + start + f"{new}\n" + end + after, encoding="utf-8")
+        path.write_text(f"{marks[0]}{marks[1]}{new}\n{marks[2]}{marks[3]}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ value      The ideal credit of Proposition 1, log V(h o_t) - log V(h), from 64 c
            every prefix; V is the student's own chance of success
 rates      Each method, and the controls, at three learning rates, on validation questions
 learning   The best of these rates: 2,048 rollouts, three seeds, held-out questions
-variants   HSD and GRPO at 3e-4, where nothing collapses, with one thing changed, two seeds
+variants   HSD and GRPO at 3e-4, where nothing collapses, with one thing changed, three seeds
 stability  3,072 rollouts at a high rate, two seeds
 length     hsd, grpo on n = 4, 8, 16, after 1,024 rollouts, two seeds
 
@@ -278,7 +278,7 @@ STABILITY = {name: {"teacher": name} for name in ("live", "frozen", "ema")}
 EXPERIMENTS = {  # rows, seeds, what all runs share
     "rates": (PLAIN, [100], {"every": 16}),
     "learning": (PLAIN, range(3), {}),
-    "variants": (VARIANTS, range(2), {"learning_rate": 3e-4}),
+    "variants": (VARIANTS, range(3), {"learning_rate": 3e-4}),
     "stability": (STABILITY, range(2), LIVE),
     "length": (LENGTH, range(2), {"learning_rate": 3e-4, "steps": 8}),
 }
@@ -509,7 +509,7 @@ def lines(rows):
         V = [between(v[f"{place} {after}"]) for after in (0, 1)]
         found.append(f"V before and after {place}s: {V[0]}, {V[1]}")
     found.append(f"the largest fall of V is at the first wrong token: {between(v['agree'])}")
-    for n in (4, 8, 16):
+    for n in (4, 8, 16) if rows["length"] else ():
         each = [f"{m} {shown(of(rows['length'], row=m, n=n), 0)}" for m in LENGTH]
         found.append(f"n = {n}, pass@1 after 1,024 rollouts: {', '.join(each)}")
     return "\n".join(f"* {text}" for text in found)

@@ -831,7 +831,7 @@ run_tests = hsd.run_tests  # which another test replaces for a while
 
 @pytest.fixture(scope="session", autouse=True)
 def early(request, tmp_path_factory):
-    """(folder, what was started in it) of some long tests: their processes run beside all others."""
+    """(folder, what was started in it) of some long tests: their processes run beside others."""
     started = {}
     starts = {"test_two_processes": start_ranks, "test_hsd_py_alone": start_alone}
     starts |= {"test_a_rank_with_nothing": start_idle, "test_ranks_that_do_not": start_apart}
@@ -1264,7 +1264,7 @@ def test_the_pieces_of_a_response_make_up_its_text(tiny):
 
 @pytest.mark.parametrize("reward,said", [(0.3, [14]), (0.6, [])])
 def test_a_collapse_is_said_once_while_it_happens(tmp_path, capsys, reward, said):
-    """After m such steps the mean of five is .9 + m (reward - .9) / 5: below .45 at m = 4, or never."""
+    """After m such steps the mean of five is .9 + m (reward - .9) / 5: below .45 at m = 4."""
     steps, run = [], hsd.Run(lab(out=str(tmp_path)))
     for step in range(1, 21):
         run.log({"step": step, "kl": 0.01, "reward": 0.9 if step <= 10 else reward})
@@ -2253,7 +2253,7 @@ def test_the_notebook_has_every_function_of_part_i_and_the_forks_of_the_readme()
 
 # ---- README --------------------------------------------------------------------------------------
 def test_each_fork_of_the_readme_does_what_it_says(forkable, tiny, monkeypatch, tmp_path):
-    """Its code, run as it stands: a method, a context, a rule, a divergence, a verifier, an engine."""
+    """Its code, run as it stands: a method, a context, a rule, a divergence, a verifier."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "fork.py").write_text(code)
     fork = module(tmp_path / "fork.py")

@@ -41,7 +41,7 @@ sys.path.insert(0, str(HERE.parent))
 import hsd
 
 peer = hsd.answer_and_peer
-CONTEXTS = {  # name: what the teacher sees, which peer, of how many peers the teachers' mean is taken
+CONTEXTS = {  # name: what the teacher sees, which peer, and how many teachers are averaged
     "answer and peer (HSD)": (peer, "uniform", 1),
     "nearest peer": (peer, "nearest", 1),
     "shortest peer": (peer, "shortest", 1),
@@ -58,9 +58,9 @@ CONTEXTS = {  # name: what the teacher sees, which peer, of how many peers the t
 
 # ---- Is the credit right? ------------------------------------------------------------------------
 def read_path(rollout, tokenizer):
-    """Set .first, the first token of a rollout from which no right path goes on (its length if there
-    is none), .side, the left side of its step, and .choices, the tokens before it where two right
-    paths part: after the first operation of a step comes "=", or the next operation."""
+    """Set .first, the first token of a rollout from which no right path goes on, or its length,
+    .side, the left side of its step, and .choices, the tokens before it where two right paths part:
+    after the first operation of a step comes "=", or the next operation."""
     question = rollout.problem.question
     tokens = tokenizer.convert_ids_to_tokens(rollout.response)
     x, ops = int(question[:2]), re.findall(r"[-+][0-9]", question)
@@ -183,7 +183,7 @@ def values(models, tokenizer, rollout, config, n=64):
 
 def value_rows(models, tokenizer, problems, config, count):
     """How often the largest fall of log V is at the first wrong token; V before and after it, and
-    each choice; and the correlation of each context's credit with the ideal one, over all tokens."""
+    each choice; the correlation of each context's credit with the ideal one, over all tokens."""
     rollouts = failed_rollouts(models, tokenizer, problems, config, count)
     V = [values(models, tokenizer, r, config) for r in rollouts]
     ideal = [torch.tensor([math.log(b / a) for a, b in itertools.pairwise(v)]) for v in V]

@@ -2160,6 +2160,27 @@ def test_the_lab_knows_the_first_wrong_token_and_where_right_paths_part(the_lab,
     assert (r.first, r.choices) == PATHS[text]
 
 
+def test_the_labs_figures_of_a_credit_are_those_worked_out_by_hand(the_lab):
+    r = Rollout(Q, [], [0, 1, 2, 3], peers=[Rollout(Q, [], [0, 9], text="22-6=16;")])
+    r.credit = torch.tensor([0.0, -2.0, 0.0, -6.0])
+    r.choices, r.first, r.side = [1], 3, "22-6"
+    want = {"hit": 1, "blamed": 0, "error": 0.75, "choice": 0.25, "tau": 1, "said": 1, "mean": -2}
+    assert the_lab.figures(r) == want
+
+
+def test_the_credit_of_several_teachers_is_that_of_their_mean_probability(the_lab, tiny):
+    problem = hsd.load_problems(EVAL)[0]
+    r, *peers = hsd.sample_groups(tiny[1], tiny[0], [problem], 4, lab(), "x")[0]
+    models, each = Models(tiny[1], None, None), []
+    for some, name in [
+        (peers, "mean of up to 4 teachers"),
+        *(([x], "nearest peer") for x in peers),
+    ]:
+        r.ranked = dict.fromkeys(("uniform", "nearest"), some)
+        each += [the_lab.credits(models, tiny[0], [r], name, lab())[0].credit]
+    torch.testing.assert_close(each[0], torch.stack(each[1:]).exp().mean(0).log())
+
+
 def test_the_labs_controls_change_what_they_say_and_nothing_else(the_lab, tiny):
     problems = hsd.load_problems(EVAL)[:2]
     group = group_of([1, 0, 0, 1], tiny[0], problems[0])

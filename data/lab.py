@@ -409,7 +409,7 @@ def run(rows, folder, quick):
                 (folder / "new").rename(path)
 
 
-# ---- Tables and figure ---------------------------------------------------------------------------
+# ---- Tables --------------------------------------------------------------------------------------
 def table(columns, rows):
     """Markdown."""
     rows = [columns, ["---"] * len(columns), *rows]

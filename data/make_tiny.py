@@ -103,7 +103,7 @@ def make_question(rng, n, k):
 
 
 def write_step(rng, x, ops, habit):
-    """The result of the operations of one step, done by habit or (without) right."""
+    """The result of the operations of one step, done by habit, or else right."""
     for op in ops:
         x = apply(op, x, habit and op in MISCONCEPTIONS and rng.random() < MISCONCEIVED)
     return x
@@ -190,7 +190,7 @@ def batches(tokenizer, seed, tokens=512):
 
 def pretrain(tokenizer, steps, seed):
     """A Qwen3 of 0.8M parameters, trained from random weights on batches of some 512 tokens:
-    small ones teach it several times as fast to look up a step, and arithmetic."""
+    small ones come to the same loss several times as fast as large ones."""
     torch.manual_seed(seed)
     shape = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 32}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
